@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command krg-provision. Each command's module is imported only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+
+import click
+
+from provision import __version__
+from provision.errors import KrgError
+
+# name -> (module:attribute, the line shown in --help)
+COMMANDS = {
+    "doctor": ("provision.cli.doctor:doctor", "Say which tools are missing, and how to get them."),
+    "fetch": ("provision.cli.fetch:fetch", "Obtain and verify a release's source archives."),
+    "config": ("provision.cli.config:config", "Generate kernel configurations."),
+    "build-kernel": ("provision.cli.build:build_kernel", "Build kernel, module and tools."),
+    "lab": ("provision.cli.lab:lab", "Run a virtual cluster on this machine."),
+    "deploy": ("provision.cli.deploy:deploy", "Install a build on nodes over SSH."),
+    "status": ("provision.cli.status:status", "Show what each node runs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order people meet them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command, or None if there is no such name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 findings or failed nodes, 2 bad input, 3 something is missing.",
+)
+@click.version_option(__version__, prog_name="krg-provision")
+@click.option("--debug", is_flag=True, help="Show a traceback for every error.")
+def cli(debug: bool) -> None:
+    """Take Linux and Kerrighed sources to a running cluster.
+
+    \b
+    Examples:
+      krg-provision doctor
+      krg-provision build-kernel
+      krg-provision lab up --nodes 3
+      krg-provision deploy --nodes cluster.toml --check
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with the codes named in ``provision.errors``."""
+    # A service manager stops programs with SIGTERM: clean up as for Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    args = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in args
+    try:
+        cli.main(args=args, prog_name="krg-provision", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("krg-provision: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (``| head``): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KrgError as error:
+        if debug:
+            raise
+        click.echo(f"krg-provision: error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        click.echo(f"krg-provision: error:{where}: {error.strerror or error}", err=True)
+        sys.exit(3)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The data files shipped with the program, from a checkout and from a wheel alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+
+def data_dir(name: str) -> Path:
+    """Return the directory of shipped data ``name``: releases, fixups, lab or templates.
+
+    templates/ lies beside the package in a checkout and inside it once installed.
+    """
+    inside = _HERE / name
+    return inside if inside.is_dir() else _HERE.parent / name
+
+
+def render(template: str, **values: object) -> str:
+    """Return the text of templates/``template`` with ``values``; an undefined name is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(str(data_dir("templates"))),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - configuration files and shell, never HTML
+    )
+    return environment.get_template(template).render(**values)
