@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Data only: one TOML file each; read by provision/fixups_engine.py."""
+"""Data only: one TOML file each; read by provision/fixup.py."""
