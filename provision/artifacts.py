@@ -92,9 +92,7 @@ def describe_or_none(path: Path) -> Entry | None:
 def list_files(directory: Path) -> dict[str, Entry]:
     """Return every file and link below ``directory`` but the manifest, by relative name."""
     names = (p for p in sorted(directory.rglob("*")) if p.is_symlink() or p.is_file())
-    return {
-        str(p.relative_to(directory)): describe(p) for p in names if p != directory / MANIFEST
-    }
+    return {str(p.relative_to(directory)): describe(p) for p in names if p != directory / MANIFEST}
 
 
 def load(directory: Path) -> Artifacts:

@@ -226,14 +226,13 @@ class HostRunner:
         try:
             deadline = None if timeout is None else started + timeout
             for data in self._chunks(channel, deadline):
-                if b"\n" not in group:
-                    group += data
-                    if b"\n" in group:
-                        group, data = group.split(b"\n", 1)
-                        group += b"\n"
-                        lines.feed(data)
+                if group.endswith(b"\n"):
+                    lines.feed(data)
                     continue
-                lines.feed(data)
+                # The first line is the process group, the rest is output.
+                first, newline, rest = (group + data).partition(b"\n")
+                group = first + newline
+                lines.feed(rest)
             status = channel.recv_exit_status()
         except TimeoutError as error:
             self._end(group)

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Obtains, verifies, unpacks and patches a release's sources.
+
+An archive is looked for in the source directory under any of its names, taken
+from a git repository, or downloaded; whatever the way, it is verified before use.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import http.client
+import json
+import lzma
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision import __version__, fixup, unpack
+from provision.artifacts import digest
+from provision.atomic import write_text
+from provision.errors import FailedError, InputError, MissingError
+from provision.release import Archive, Patches, Release
+from provision.runner import LocalRunner
+
+# (what is being done, bytes so far, bytes in all or None)
+Progress = Callable[[str, int, int | None], None]
+_EXPAND: dict[str, Callable[[bytes], bytes]] = {
+    ".bz2": bz2.decompress,
+    ".gz": gzip.decompress,
+    ".xz": lzma.decompress,
+}
+_CHUNK = 1 << 18
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """Report no progress."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A verified archive on disk; ``identity`` is "sha256:..." or "tree:..."."""
+
+    archive: Archive
+    path: Path
+    identity: str
+    origin: str
+
+
+def obtain(
+    archive: Archive, directory: Path, *, download: bool = True, progress: Progress = silent
+) -> Source:
+    """Return an archive of ``directory``, downloaded into it when missing, verified.
+
+    :raises InputError: the file there is not the release's; it is left where it is.
+    :raises MissingError: not there and not to be had.
+    """
+    for name in archive.files:
+        path = directory / name
+        if path.is_file():
+            return Source(archive, path, verify(archive, path, progress), "source directory")
+    if not download or not archive.urls:
+        raise MissingError(
+            f"{archive.files[0]} is not in {directory}",
+            hint="put it there, name its place with --source-dir, or let fetch download it",
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / archive.files[0]
+    url = _download(archive, path, progress)
+    return Source(archive, path, verify(archive, path, progress), url)
+
+
+def verify(archive: Archive, path: Path, progress: Progress = silent) -> str:
+    """Check a file against the release and return its identity.
+
+    A tree id needs the whole archive read; the result is remembered beside the
+    file, bound to its SHA-256.
+
+    :raises InputError: it is not what the release names.
+    """
+    have = digest(path)
+    if archive.sha256 is not None:
+        if have != archive.sha256:
+            raise _mismatch(path, "sha256", archive.sha256, have)
+        return f"sha256:{have}"
+    assert archive.tree is not None
+    note = path.with_name(path.name + ".verified")
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(note.read_text("utf-8"))
+        if known == {"sha256": have, "tree": archive.tree}:
+            return f"tree:{archive.tree}"
+    total = 0
+
+    def count(size: int) -> None:
+        nonlocal total
+        total += size
+        progress(f"verify {path.name}", total, None)
+
+    tree = unpack.archive_tree_id(path, on_bytes=count)
+    if tree != archive.tree:
+        raise _mismatch(path, "git tree id", archive.tree, tree)
+    # A read-only source directory only costs the next run its time.
+    with contextlib.suppress(OSError):
+        write_text(note, json.dumps({"sha256": have, "tree": tree}) + "\n")
+    return f"tree:{tree}"
+
+
+def _mismatch(path: Path, kind: str, want: str, have: str) -> InputError:
+    return InputError(
+        f"{path}: wrong {kind}: {have}, the release says {want}",
+        hint="the file is not the release's, or is damaged: remove it and fetch it again",
+    )
+
+
+def from_git(archive: Archive, directory: Path, git: Path, ref: str) -> Source:
+    """Pack ``ref`` of the repository ``git`` as the release's archive into ``directory``.
+
+    :raises InputError: no such repository or ref, or its tree is not the release's.
+    """
+    if archive.tree is None:
+        raise InputError(f"the archive {archive.name} is checked by sha256, not from git")
+    if ref.startswith("-"):
+        raise InputError(f"{ref!r} is not a git ref")
+    runner = LocalRunner()
+    # A repository owned by another user is fine here: only objects are read.
+    base = ["git", "-c", "safe.directory=*", "-C", str(git)]
+    found = runner.run([*base, "rev-parse", "--verify", "--quiet", f"{ref}^{{tree}}"], check=False)
+    if not found.ok:
+        raise InputError(f"{git}: no such git repository or ref {ref}: {found.output.strip()}")
+    tree = found.output.strip()
+    if tree != archive.tree:
+        raise InputError(f"{git}: {ref} has tree {tree}, the release says {archive.tree}")
+    directory.mkdir(parents=True, exist_ok=True)
+    name = next((n for n in archive.files if n.endswith(".tar.gz")), archive.files[0])
+    if not name.endswith(".tar.gz"):
+        raise InputError(f"the release knows no .tar.gz name for {archive.name}")
+    path = directory / name
+    prefix = name.removesuffix(".tar.gz") + "/"
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".git-") as scratch:
+        packed = Path(scratch) / name
+        runner.run(
+            # Attributes of a newer checkout must not leave files out.
+            [
+                *base,
+                "archive",
+                "--format=tar.gz",
+                "-1",
+                f"--prefix={prefix}",
+                "-o",
+                str(packed),
+                tree,
+            ]
+        )
+        verify(archive, packed)
+        packed.replace(path)
+    return Source(archive, path, verify(archive, path), f"git {ref}")
+
+
+def _download(archive: Archive, path: Path, progress: Progress) -> str:
+    part = path.with_name(path.name + ".part")
+    reasons = []
+    for url in archive.urls:
+        try:
+            _fetch(url, part, lambda done, total: progress(f"fetch {path.name}", done, total))
+        except (
+            urllib.error.URLError,
+            TimeoutError,
+            ConnectionError,
+            http.client.HTTPException,
+        ) as error:
+            reasons.append(f"{url}: {getattr(error, 'reason', None) or error}")
+            continue
+        try:
+            verify(archive, part)
+        except InputError as error:
+            part.unlink(missing_ok=True)
+            reasons.append(f"{url}: {error.message}")
+            continue
+        part.with_name(part.name + ".verified").unlink(missing_ok=True)
+        part.replace(path)
+        return url
+    raise MissingError(
+        f"could not download {path.name}: {'; '.join(reasons)}",
+        hint=f"put it into {path.parent} yourself; what has arrived is kept and continued",
+    )
+
+
+def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) -> None:
+    """Download ``url`` to ``part``, continuing what is there (RFC 9110, section 14)."""
+    if not url.startswith(("https://", "http://", "file://")):
+        raise InputError(f"{url}: only https, http and file addresses are fetched")
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": f"krg-provision/{__version__}"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - scheme checked above
+    try:
+        reply = urllib.request.urlopen(request, timeout=60)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        # All of it is here already, or the file there is another: verify tells.
+        return
+    with reply:
+        continued = reply.status == http.HTTPStatus.PARTIAL_CONTENT
+        done = have if continued else 0
+        length = reply.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        with part.open("ab" if continued else "wb") as stream:
+            while data := reply.read(_CHUNK):
+                stream.write(data)
+                done += len(data)
+                progress(done, total)
+    if total is not None and done < total:
+        raise ConnectionError(f"ended after {done} of {total} bytes")
+
+
+def prepare(
+    release: Release,
+    sources: Mapping[str, Source],
+    work: Path,
+    facts: Mapping[str, str],
+    progress: Progress = silent,
+) -> tuple[dict[str, Path], list[fixup.Outcome]]:
+    """Unpack, patch and fix up all trees of a release below ``work``.
+
+    :param facts: tool versions and arch, see fixup.apply.
+    :returns: the directory of each tree, and what each fix-up came to.
+    :raises FailedError: a patch or fix-up does not fit. ``work`` is then to be thrown away.
+    """
+    trees: dict[str, Path] = {}
+    for name, source in sources.items():
+        trees[name] = work / name
+        total = 0
+
+        def count(size: int, what: str = source.path.name) -> None:
+            nonlocal total
+            total += size
+            progress(f"unpack {what}", total, None)
+
+        unpack.unpack(source.path, trees[name], on_bytes=count)
+    if release.patches is not None:
+        apply_patches(release.patches, trees, progress)
+    outcomes = []
+    for name, tree in trees.items():
+        for group in release.archives[name].fixups:
+            outcomes += fixup.apply(tree, fixup.load(group), facts)
+    return trees, outcomes
+
+
+def apply_patches(patches: Patches, trees: Mapping[str, Path], progress: Progress = silent) -> None:
+    """Apply a release's patches in name order with patch(1).
+
+    :raises FailedError: one is missing or does not apply; names it and the file.
+    """
+    tree = trees[patches.target]
+    files = sorted(trees[patches.archive].glob(patches.glob))
+    if len(files) != patches.count:
+        raise FailedError(
+            f"{trees[patches.archive]}: {len(files)} patches match {patches.glob}, "
+            f"the release has {patches.count}",
+            hint="the archive is not the release's: fetch it again",
+        )
+    # Some later patch may delete the backups of an earlier one: only what is
+    # left over in the end, and was not in the archive, is ours to remove.
+    before = set(tree.rglob("*.orig"))
+    for number, path in enumerate(files, 1):
+        progress(f"patch {path.name}", number, len(files))
+        _apply_patch(path, tree, patches.strip)
+    for left in set(tree.rglob("*.orig")) - before:
+        left.unlink()
+
+
+def _apply_patch(path: Path, tree: Path, strip: int) -> None:
+    expand = _EXPAND.get(path.suffix, bytes)
+    try:
+        text = expand(path.read_bytes())
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+        raise FailedError(f"{path}: damaged patch ({error})") from error
+    with tempfile.NamedTemporaryFile(prefix="krg-patch-") as plain:
+        plain.write(text)
+        plain.flush()
+        result = LocalRunner().run(
+            ["patch", f"-p{strip}", "--silent", "--forward", "--batch", "-i", plain.name],
+            cwd=tree,
+            env={"LC_ALL": "C", "POSIXLY_CORRECT": "", "VERSION_CONTROL": "simple"},
+            check=False,
+        )
+    if not result.ok:
+        said = " ".join(result.output.split())[:300]
+        raise FailedError(f"patch {path.name} does not apply to {tree}: {said}")
+
+
+def disk_free(path: Path) -> int:
+    """Return the free bytes of the file system that would hold ``path``."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def need_space(path: Path, need: int, what: str) -> None:
+    """Raise MissingError when fewer than ``need`` bytes are free for ``what``."""
+    free = disk_free(path)
+    if free < need:
+        raise MissingError(
+            f"{path}: {free >> 20} MiB free, {what} needs about {need >> 20} MiB",
+            hint="make room, or name another place (--work-dir, XDG_CACHE_HOME)",
+        )
+
+
+def sources_of(
+    release: Release,
+    directory: Path,
+    *,
+    download: bool = True,
+    progress: Progress = silent,
+) -> dict[str, Source]:
+    """Obtain every archive of a release, or one MissingError that names all missing ones."""
+    found: dict[str, Source] = {}
+    missing: list[MissingError] = []
+    for name, archive in release.archives.items():
+        try:
+            found[name] = obtain(archive, directory, download=download, progress=progress)
+        except MissingError as error:
+            missing.append(error)
+    if missing:
+        raise MissingError("; ".join(e.message for e in missing), hint=missing[0].hint)
+    return found
+
+
+def list_local(release: Release, directory: Path) -> Sequence[tuple[Archive, Path | None]]:
+    """Return each archive with the file in ``directory`` that goes by one of its names."""
+    return [
+        (a, next((directory / n for n in a.files if (directory / n).is_file()), None))
+        for a in release.archives.values()
+    ]
