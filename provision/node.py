@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The only door to nodes: one SSH session, one round trip for facts, one for changes.
+
+Host keys are always verified. Fabric would accept any (its Connection sets
+AutoAddPolicy and loads no known_hosts), so the policy is replaced before the session
+is opened. Every wait has a limit.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import io
+import logging
+import secrets
+import shlex
+import socket
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from provision import facts as _facts
+from provision.cluster import Node
+from provision.data import render
+from provision.errors import FailedError, InputError
+from provision.facts import Facts, Text
+from provision.plan import AREAS, Change, Plan, area
+
+if TYPE_CHECKING:
+    import paramiko
+    from fabric import Connection
+
+CONNECT_SECONDS = 10.0
+# An old machine takes its time to hash a kernel, but never this long without a word.
+IDLE_SECONDS = 180.0
+TEXTS = (
+    "/etc/kerrighed_nodes",
+    "/etc/default/kerrighed",
+    "/etc/init.d/kerrighed",
+    "/boot/grub/menu.lst",
+)
+_STAGE = ".krg-provision-"
+_STAGE_AREAS = ("/boot", "/boot/grub", *AREAS)
+
+
+class ChangedError(FailedError):
+    """A file on the node is no longer what the plan was made from."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a script on a node did; ``timed_out`` means that ``out`` is only its beginning."""
+
+    status: int
+    out: bytes
+    err: bytes
+    timed_out: bool = False
+
+
+def fingerprint(key: Any) -> str:
+    """Return a public key's fingerprint as ssh prints it: SHA256:..."""
+    raw = hashlib.sha256(key.asbytes()).digest()
+    return "SHA256:" + base64.b64encode(raw).decode().rstrip("=")
+
+
+def load_key(path: Path) -> paramiko.PKey:
+    """Read a private key file of any kind paramiko knows.
+
+    :raises InputError: it cannot be read, is no key, or needs a passphrase.
+    """
+    import paramiko
+
+    kinds = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
+    try:
+        text = path.read_text("ascii")
+    except OSError as error:
+        raise InputError(
+            f"key {path}: cannot be read: {error.strerror}",
+            hint="name a private key file, or leave key out to use ssh-agent",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"key {path}: not a private key") from error
+    for kind in kinds:
+        try:
+            return kind.from_private_key(io.StringIO(text))
+        except paramiko.PasswordRequiredException as error:
+            raise InputError(
+                f"key {path}: protected by a passphrase",
+                hint=f"run: ssh-add {path}, and leave key out of the cluster file",
+            ) from error
+        except (paramiko.SSHException, ValueError, IndexError, TypeError):
+            continue
+    raise InputError(
+        f"key {path}: not a private key (Ed25519, ECDSA or RSA)",
+        hint="make one: ssh-keygen -t ed25519",
+    )
+
+
+def check_access(nodes: Sequence[Node]) -> None:
+    """Check the key and known_hosts files that the cluster names, before anything is tried.
+
+    :raises InputError: the first one that cannot be used.
+    """
+    import paramiko
+
+    for key in dict.fromkeys(node.key for node in nodes if node.key is not None):
+        load_key(key)
+    for path in dict.fromkeys(n.known_hosts for n in nodes if n.known_hosts is not None):
+        try:
+            paramiko.HostKeys(str(path))
+        except (OSError, paramiko.SSHException, UnicodeDecodeError) as error:
+            raise InputError(f"known_hosts {path}: cannot be read: {error}") from error
+
+
+def _policy(node: Node) -> Any:
+    import paramiko
+
+    class Refuse(paramiko.MissingHostKeyPolicy):
+        """Refuses an unknown key, saying which it is."""
+
+        def missing_host_key(
+            self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
+        ) -> None:
+            file = node.known_hosts or "~/.ssh/known_hosts"
+            raise FailedError(
+                f"unknown host key {fingerprint(key)} ({key.get_name()}) of {hostname}",
+                hint="compare it on the node: ssh-keygen -lf /etc/ssh/ssh_host_KIND_key.pub; "
+                f"if it is the same: ssh-keyscan -t {_kind(key)} -p {node.port} "
+                f"{node.address} >>{file}",
+            )
+
+    return Refuse()
+
+
+def _kind(key: Any) -> str:
+    name = str(key.get_name())
+    return "ecdsa" if "ecdsa" in name else "ed25519" if "ed25519" in name else "rsa"
+
+
+def _connection(node: Node) -> Connection:
+    from fabric import Connection
+
+    # paramiko prints tracebacks of its threads through logging; ours are one line each.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    logging.getLogger("paramiko").propagate = False
+    arguments: dict[str, Any] = {
+        "banner_timeout": CONNECT_SECONDS,
+        "auth_timeout": 2 * CONNECT_SECONDS,
+    }
+    if node.key is not None:
+        arguments |= {"pkey": load_key(node.key), "look_for_keys": False, "allow_agent": False}
+    if node.old_ssh:
+        arguments["disabled_algorithms"] = {"pubkeys": ["rsa-sha2-512", "rsa-sha2-256"]}
+    connection = Connection(
+        node.address,
+        user=node.user,
+        port=node.port,
+        connect_timeout=CONNECT_SECONDS,
+        connect_kwargs=arguments,
+    )
+    hop: Any = connection
+    while hop is not None and hasattr(hop, "client"):
+        _verify_keys(hop, node)
+        hop = getattr(hop, "gateway", None)
+    return connection
+
+
+def _verify_keys(connection: Any, node: Node) -> None:
+    """Make one connection check host keys; also those of the jump hosts on the way."""
+    client = connection.client
+    client.load_system_host_keys()
+    named = str(connection.ssh_config.get("userknownhostsfile", "")).split()
+    files = [Path("/etc/ssh/ssh_known_hosts"), *(Path(name).expanduser() for name in named)]
+    if node.known_hosts is not None:
+        files.append(node.known_hosts)
+    for path in files:
+        if path.is_file():
+            client.load_system_host_keys(str(path))
+    client.set_missing_host_key_policy(_policy(node))
+
+
+class Session:
+    """One SSH session with a node; a context manager. Commands run as root."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Session:
+        """Connect, log in and verify the host's key; FailedError says what went wrong."""
+        import paramiko
+
+        where = f"{self.node.address} port {self.node.port}"
+        try:
+            self._connection = _connection(self.node)
+            self._connection.open()
+            self._connection.transport.set_keepalive(15)
+        except paramiko.BadHostKeyException as error:
+            self.close()
+            raise FailedError(
+                f"the host key of {where} has changed: it is {fingerprint(error.key)}, "
+                f"known was {fingerprint(error.expected_key)}",
+                hint="if the node was installed again, remove the old key: "
+                f"ssh-keygen -R '[{self.node.address}]:{self.node.port}'",
+            ) from error
+        except paramiko.AuthenticationException as error:
+            self.close()
+            raise FailedError(
+                f"{where} does not let {self.node.user} in",
+                hint="name the right key in the cluster file, or add it to the node's "
+                "~/.ssh/authorized_keys",
+            ) from error
+        except socket.gaierror as error:
+            self.close()
+            raise FailedError(f"{self.node.address}: no such host: {error.strerror}") from error
+        except TimeoutError as error:
+            self.close()
+            raise FailedError(f"{where} does not answer") from error
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            self.close()
+            text = getattr(error, "strerror", None) or str(error) or "connection closed"
+            raise FailedError(f"{where} cannot be reached: {text}") from error
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session; harmless from another thread and when repeated."""
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                self._connection.close()
+
+    def run(
+        self,
+        script: str,
+        *,
+        label: str,
+        send: Callable[[IO[bytes]], None] | None = None,
+        idle: float = IDLE_SECONDS,
+        limit: float = 3600.0,
+    ) -> Output:
+        """Run a POSIX sh script on the node, ``send`` writing its standard input.
+
+        The script travels on standard input too: a command line has limits, and
+        the login shell may be any.
+
+        :param label: what the process is called there.
+        :param idle: how long the node may be silent.
+        :raises FailedError: the connection was lost.
+        """
+        import paramiko
+
+        assert self._connection is not None
+        raw = script.encode()
+        inner = f'eval "$(dd bs=1 count={len(raw)} 2>/dev/null)"'
+        command = f"sh -c {shlex.quote(inner)} {shlex.quote(label)}"
+        if self.node.user != "root":
+            command = f"sudo -n {command}"
+        out: list[bytes] = []
+        deadline = time.monotonic() + limit
+        try:
+            channel = self._connection.transport.open_session(timeout=30)
+            channel.settimeout(idle)
+            channel.exec_command(command)
+            try:
+                with contextlib.suppress(ConnectionError, BrokenPipeError):
+                    _feed(channel, raw, send)
+                while data := channel.recv(1 << 16):
+                    out.append(data)
+                    if time.monotonic() > deadline:
+                        raise TimeoutError
+                err = channel.makefile_stderr("rb").read()
+                status = channel.exit_status if channel.status_event.wait(10) else -1
+            except TimeoutError:
+                return Output(-1, b"".join(out), b"", timed_out=True)
+            finally:
+                channel.close()
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise FailedError(f"the connection was lost: {error or 'closed'}") from error
+        return Output(status, b"".join(out), err)
+
+    def facts(self, paths: Sequence[str], *, running: bool = False, idle: float = 60.0) -> Facts:
+        """Ask the node about itself and about the files ``paths``, in one round trip.
+
+        :param running: also ask the running cluster, which can hang: what came before is kept.
+        :raises FailedError: the answer is unusable; says why where the node said so.
+        """
+        mark = "krg-" + secrets.token_hex(16)
+        script = render(
+            "facts.sh.j2",
+            places=" ".join(("/boot", *AREAS, "/var")),
+            stages=" ".join(f"{name}/{_STAGE}*" for name in _STAGE_AREAS),
+            texts=" ".join(TEXTS),
+            token=mark,
+            running=running,
+        )
+        listing = "".join(f"{path}\n" for path in paths).encode()
+        output = self.run(
+            script, label="krg-provision-facts", send=lambda pipe: _write(pipe, listing), idle=idle
+        )
+        found = _facts.parse(output.out, mark)
+        if not found.complete and not (running and output.timed_out and found.word("kernel")):
+            self._explain(output)
+        return found
+
+    def _explain(self, output: Output) -> None:
+        said = output.err.decode("utf-8", "replace").strip().splitlines()
+        if output.timed_out:
+            raise FailedError("the node stopped answering")
+        if self.node.user != "root" and said and "sudo" in said[-1]:
+            raise FailedError(
+                f"{self.node.user} cannot become root: {said[-1]}",
+                hint="log in as root, or allow sudo without a password for this user",
+            )
+        raise FailedError(f"the node's answer makes no sense: {said[-1] if said else 'no output'}")
+
+    def apply(self, plan: Plan, kernel_release: str, date: str) -> None:
+        """Carry out the plan: all files, or none of them.
+
+        :raises FailedError: nothing was changed, unless the message says that some
+            files are in place.
+        """
+        token = secrets.token_hex(8)
+        stage = _STAGE + token
+        areas = dict.fromkeys(("/etc", *(area(change.place) for change in plan.changes)))
+        tree = f"/lib/modules/{kernel_release}"
+        texts = [c for c in plan.changes if c.wanted.is_text]
+        backups = [c.place for c in texts if isinstance(c.before, Text)]
+        script = render(
+            "apply.sh.j2",
+            stage=stage,
+            stages=" ".join(f"{name}/{stage}" for name in areas),
+            areas=_STAGE_AREAS,
+            before=[(_digest(change), change.place) for change in texts],
+            backups=[(path.rpartition("/")[0], path) for path in backups],
+            date=date,
+            tree=tree,
+            staged_tree=f"/lib/modules/{stage}/{kernel_release}",
+            runs=plan.runs,
+        )
+        output = self.run(
+            script, label=stage, send=lambda pipe: _write_tar(pipe, plan.changes, stage)
+        )
+        self._judge(output)
+
+    def _judge(self, output: Output) -> None:
+        said = output.out.decode("utf-8", "replace").strip().splitlines()
+        last = said[-1] if said else ""
+        kind, _, rest = last.partition(" ")
+        if output.status == 0 and last == "done":
+            return
+        if output.timed_out:
+            raise FailedError("the node stopped answering; run deploy again")
+        if kind == "changed":
+            raise ChangedError(
+                f"{rest} was changed since the plan was made; nothing was done",
+                hint="run deploy again to see the new plan",
+            )
+        if kind == "failed":
+            text = rest.replace("unpacking: ", "") if "No space left" in rest else rest
+            raise FailedError(text, hint="free some space" if "No space left" in rest else None)
+        error = output.err.decode("utf-8", "replace").strip().splitlines()
+        if error and "No space left" in error[-1]:
+            raise FailedError(error[-1], hint="free some space")
+        raise FailedError(f"the connection was lost or the node's shell failed: {last or error}")
+
+
+class _Pipe(io.RawIOBase):
+    """A channel's sending end as a file."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._channel.sendall(data)
+        return len(data)
+
+
+def _feed(channel: Any, script: bytes, send: Callable[[IO[bytes]], None] | None) -> None:
+    try:
+        channel.sendall(script)
+        if send is not None:
+            with io.BufferedWriter(_Pipe(channel), 1 << 16) as pipe:
+                send(pipe)
+        channel.shutdown_write()
+    except TimeoutError:
+        raise
+    except OSError as error:
+        # The script ended before it took everything: its output says why.
+        raise BrokenPipeError from error
+
+
+def _write(pipe: IO[bytes], data: bytes) -> None:
+    pipe.write(data)
+
+
+def _digest(change: Change) -> str:
+    return "-" if change.before is None else str(change.before.sha256)
+
+
+def _write_tar(pipe: IO[bytes], changes: Sequence[Change], stage: str) -> None:
+    """Send the files in their staging places, and before them the lists that check and move."""
+    sums, moves = [], []
+    for change in changes:
+        top = area(change.place)
+        staged = f"{top}/{stage}{change.place[len(top) :]}"
+        if change.wanted.target is None:
+            sums.append(f"{change.wanted.sha256}  {staged}\n")
+        moves.append(f"{staged} {change.place}\n")
+    lists: Mapping[str, str] = {"sums": "".join(sums), "moves": "".join(moves)}
+    with (
+        gzip.GzipFile(fileobj=pipe, mode="wb", compresslevel=1) as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as archive,
+    ):
+        for name, text in lists.items():
+            _add(archive, f"etc/{stage}/{name}", text.encode(), 0o600)
+        for change, move in zip(changes, moves, strict=True):
+            _add_change(archive, change, move.split(" ")[0].lstrip("/"))
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = len(content), mode, int(time.time())
+    archive.addfile(member, io.BytesIO(content))
+
+
+def _add_change(archive: tarfile.TarFile, change: Change, name: str) -> None:
+    wanted = change.wanted
+    member = tarfile.TarInfo(name)
+    member.mode, member.mtime = change.mode, int(time.time())
+    if isinstance(change.before, Text):
+        member.uid, member.gid = change.before.uid, change.before.gid
+    if wanted.target is not None:
+        member.type, member.linkname = tarfile.SYMTYPE, wanted.target
+        archive.addfile(member)
+        return
+    member.size = wanted.size
+    if wanted.content is not None:
+        archive.addfile(member, io.BytesIO(wanted.content))
+        return
+    assert wanted.source is not None
+    with wanted.source.open("rb") as stream:
+        archive.addfile(member, stream)

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Desired state minus observed facts: the changes of one node, and how people read them.
+
+Values in, values out. ``compare`` makes the plan, ``show`` prints the plans of many
+nodes with identical changes folded; provision.node carries one out, unchanged.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provision.facts import Facts, Seen, Text
+
+# Where files are made ready: on the same file system as their final place.
+AREAS = ("/lib/modules", "/usr/local", "/etc")
+# What a file costs on disk beyond its bytes, and what is never used up.
+_BLOCK = 4096
+_RESERVE = 128 * 1024
+
+_SAFE_PATH = re.compile(r"(?:/[A-Za-z0-9_+@%=,:~-][A-Za-z0-9._+@%=,:~-]*){1,32}")
+
+
+def is_safe_path(path: str) -> bool:
+    """Tell whether a path is absolute and needs no quoting: no blanks, no dot at a name's start."""
+    return len(path) < 1024 and _SAFE_PATH.fullmatch(path) is not None
+
+
+def area(path: str) -> str:
+    """Return the directory below which ``path`` is made ready before it is moved into place."""
+    for name in AREAS:
+        if path.startswith(name + "/"):
+            return name
+    return path.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file or link as it shall be: from the build (``source``) or written here (``content``)."""
+
+    path: str
+    sha256: str
+    size: int
+    mode: int
+    content: bytes | None = None
+    source: Path | None = None
+    target: str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Tell whether it is a configuration file, shown as a diff."""
+        return self.content is not None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One file that is not as wanted; ``before`` is what is there now."""
+
+    wanted: Wanted
+    before: Seen | Text | None
+
+    @property
+    def place(self) -> str:
+        """Return the path that is written: where a linked configuration file really is."""
+        return self.before.real if isinstance(self.before, Text) else self.wanted.path
+
+    @property
+    def mode(self) -> int:
+        """Return the permission bits to give: an edited file keeps its own."""
+        if isinstance(self.before, Text):
+            return self.before.mode | (self.wanted.mode & 0o111)
+        return self.wanted.mode
+
+    @property
+    def verb(self) -> str:
+        """Say in a word what happens to the file."""
+        return "add" if self.before is None else "replace"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done on one node; with ``problems`` nothing is."""
+
+    name: str
+    changes: tuple[Change, ...] = ()
+    runs: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether the node is as wanted."""
+        return not self.changes and not self.runs
+
+    @property
+    def upload(self) -> int:
+        """Return how many bytes are sent, before compression."""
+        return sum(change.wanted.size for change in self.changes)
+
+
+def _as_wanted(wanted: Wanted, seen: Seen | Text | None) -> bool:
+    if seen is None:
+        return False
+    if wanted.is_text:
+        executable = wanted.mode & 0o111
+        return (
+            isinstance(seen, Text)
+            and seen.content == wanted.content
+            and seen.mode & executable == executable
+        )
+    if not isinstance(seen, Seen):
+        return False
+    if wanted.target is not None:
+        return seen.target == wanted.target
+    return seen.sha256 == wanted.sha256 and seen.mode == wanted.mode and seen.target is None
+
+
+def changes(wanted: Iterable[Wanted], facts: Facts) -> tuple[Change, ...]:
+    """Return what has to be written so that the node is as wanted, in the order of ``wanted``."""
+    found = []
+    for one in wanted:
+        seen = facts.texts.get(one.path) if one.is_text else facts.files.get(one.path)
+        if not _as_wanted(one, seen):
+            found.append(Change(one, seen))
+    return tuple(found)
+
+
+def obstacles(planned: Sequence[Change], facts: Facts) -> list[str]:
+    """Return what on the node stands in the way of the changes, one line each."""
+    found = [f"{path} is not a plain file" for path in facts.odd]
+    found += [
+        f"{change.place} is a directory"
+        for change in planned
+        if isinstance(change.before, Seen) and change.before.is_directory
+    ]
+    found += [
+        f"{change.wanted.path} leads to {change.place!r}, which is not handled"
+        for change in planned
+        if not is_safe_path(change.place)
+    ]
+    used = {place(change) for change in planned}
+    found += [f"{name} is read-only" for name in facts.readonly if name in used]
+    return found + _lack_of_space(planned, facts)
+
+
+def place(change: Change) -> str:
+    """Return the name under which the facts know a change's file system."""
+    path = change.place
+    names = ("/boot", "/lib/modules", "/usr/local", "/etc")
+    return next((name for name in names if path.startswith(name + "/")), "/etc")
+
+
+def _lack_of_space(planned: Sequence[Change], facts: Facts) -> list[str]:
+    need: dict[str, int] = {}
+    free: dict[str, int] = {}
+    for change in planned:
+        targets = [place(change)]
+        if isinstance(change.before, Text):
+            targets.append("/var")  # its copy for safety
+        for name in targets:
+            space = facts.space.get(name)
+            if space is not None:
+                blocks = -(-change.wanted.size // _BLOCK) * _BLOCK
+                need[space.mount] = need.get(space.mount, _RESERVE) + blocks
+                free[space.mount] = space.free
+    return [
+        f"not enough space on {mount}: {size(need[mount])} needed, {size(free[mount])} free"
+        for mount in need
+        if need[mount] > free[mount]
+    ]
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as people read it."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
+
+
+# --- showing ------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Return text from a node with its control characters made visible and harmless."""
+    return "".join(c if c == "\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def _lines(content: bytes) -> list[str]:
+    lines = [plain(line) for line in content.decode("utf-8", "replace").split("\n")]
+    last = lines.pop()
+    return [*lines, f"{last} (no line end)"] if last else lines
+
+
+def diff(change: Change) -> str:
+    """Return the unified diff of a configuration file."""
+    assert change.wanted.content is not None
+    before = change.before.content if isinstance(change.before, Text) else b""
+    old = "/dev/null" if change.before is None else change.place
+    lines = difflib.unified_diff(
+        _lines(before),
+        _lines(change.wanted.content),
+        old,
+        change.place,
+        lineterm="",
+    )
+    text = "\n".join(lines)
+    # Content that is as wanted under permissions that are not.
+    return text or f"mode of {change.place}: {change.mode:04o}"
+
+
+def _describe(planned: Sequence[Change], verbose: bool) -> Iterator[str]:
+    """Yield one text per thing a person wants to see: a diff, a file, a directory of files."""
+    files: dict[tuple[str, str], list[Change]] = {}
+    for change in planned:
+        if not change.wanted.is_text:
+            files.setdefault((place(change), change.verb), []).append(change)
+    for (name, verb), group in files.items():
+        if len(group) <= 12 or verbose:
+            for change in group:
+                what = f" -> {change.wanted.target}" if change.wanted.target else ""
+                yield f"{verb} {change.place}{what} ({change.wanted.size:,} bytes)"
+        else:
+            total = sum(change.wanted.size for change in group)
+            top = _common(change.place for change in group) or name
+            yield f"{verb} {len(group)} files below {top} ({total:,} bytes; --verbose names them)"
+    for change in planned:
+        if change.wanted.is_text:
+            yield diff(change)
+
+
+def _common(paths: Iterable[str]) -> str:
+    split = [path.split("/")[:-1] for path in paths]
+    shared = []
+    for parts in zip(*split, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return "/".join(shared)
+
+
+def fold(names: Iterable[str]) -> str:
+    """Return node names as a node set: krg[1-3,10]."""
+    from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
+
+    return str(NodeSet.fromlist(list(names), resolver=RESOLVER_NOGROUP))
+
+
+def show(plans: Iterable[Plan], *, verbose: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield (node set, text) for everything the plans do, identical texts only once."""
+    groups: dict[str, list[str]] = {}
+    for plan in plans:
+        texts = [
+            *(f"problem: {problem}" for problem in plan.problems),
+            *_describe(plan.changes, verbose),
+            *(f"run {command}" for command in plan.runs),
+            *(f"note: {note}" for note in plan.notes),
+        ]
+        for text in texts:
+            groups.setdefault(text, []).append(plan.name)
+    # What concerns the same nodes stands together.
+    for nodes in dict.fromkeys(tuple(names) for names in groups.values()):
+        same = [text for text, names in groups.items() if tuple(names) == nodes]
+        yield fold(nodes), "\n".join(same)
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Return the plan as values for JSON."""
+
+    def one(change: Change) -> Mapping[str, Any]:
+        before = change.before
+        return {
+            "path": change.place,
+            "action": change.verb,
+            "before": None if before is None else before.sha256,
+            "after": change.wanted.sha256,
+            "bytes": change.wanted.size,
+            **({"diff": diff(change)} if change.wanted.is_text else {}),
+        }
+
+    return {
+        "changes": [one(change) for change in plan.changes],
+        "runs": list(plan.runs),
+        "problems": list(plan.problems),
+        "notes": list(plan.notes),
+    }
