@@ -233,6 +233,20 @@ def prepare(
     :returns: the directory of each tree, and what each fix-up came to.
     :raises FailedError: a patch or fix-up does not fit. ``work`` is then to be thrown away.
     """
+    trees = unpack_all(sources, work, progress)
+    if release.patches is not None:
+        apply_patches(release.patches, trees, progress)
+    outcomes = []
+    for name, tree in trees.items():
+        for group in release.archives[name].fixups:
+            outcomes += fixup.apply(tree, fixup.load(group), facts)
+    return trees, outcomes
+
+
+def unpack_all(
+    sources: Mapping[str, Source], work: Path, progress: Progress = silent
+) -> dict[str, Path]:
+    """Unpack each archive into a directory of its name below ``work``; return them."""
     trees: dict[str, Path] = {}
     for name, source in sources.items():
         trees[name] = work / name
@@ -244,13 +258,7 @@ def prepare(
             progress(f"unpack {what}", total, None)
 
         unpack.unpack(source.path, trees[name], on_bytes=count)
-    if release.patches is not None:
-        apply_patches(release.patches, trees, progress)
-    outcomes = []
-    for name, tree in trees.items():
-        for group in release.archives[name].fixups:
-            outcomes += fixup.apply(tree, fixup.load(group), facts)
-    return trees, outcomes
+    return trees
 
 
 def apply_patches(patches: Patches, trees: Mapping[str, Path], progress: Progress = silent) -> None:
@@ -288,7 +296,7 @@ def _apply_patch(path: Path, tree: Path, strip: int) -> None:
         result = LocalRunner().run(
             ["patch", f"-p{strip}", "--silent", "--forward", "--batch", "-i", plain.name],
             cwd=tree,
-            env={"LC_ALL": "C", "POSIXLY_CORRECT": "", "VERSION_CONTROL": "simple"},
+            env={"LC_ALL": "C"},
             check=False,
         )
     if not result.ok:

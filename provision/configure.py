@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A release's kernel configuration: its tree's defconfig, its policy, the user's wishes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kconfig import generate, policy, tree
+from kconfig.errors import KconfigError, UnmetError
+from provision.errors import FailedError, InputError
+from provision.release import Release
+
+_ID = re.compile(r"[a-z0-9]{0,16}")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user wants on top: fragments as (name, text), single SYMBOL=value lines.
+
+    ``base`` replaces the defconfig by a configuration of the user's, as (name, text);
+    ``policies`` replaces the release's policy.
+    """
+
+    policies: tuple[str, ...] = ()
+    fragments: tuple[tuple[str, str], ...] = ()
+    sets: tuple[str, ...] = ()
+    base: Path | None = None
+
+    def identity(self, release: Release) -> Mapping[str, object]:
+        """Return digests of everything here that decides the configuration."""
+
+        def sha256(text: str) -> str:
+            return hashlib.sha256(text.encode()).hexdigest()
+
+        names = self.policies or (release.policy,)
+        return {
+            "policies": {n: sha256(_policy(n).text) for n in names},
+            "fragments": [sha256(text) for _, text in self.fragments],
+            "sets": list(self.sets),
+            "base": sha256(_read(self.base)) if self.base else "defconfig",
+        }
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+
+
+def _policy(name: str) -> policy.Policy:
+    try:
+        return policy.load(name)
+    except KconfigError as error:
+        raise InputError(str(error)) from error
+
+
+def text(linux: Path, release: Release, arch: str, wishes: Wishes, build_id: str) -> str:
+    """Return the .config for the patched tree ``linux``.
+
+    Order, later wins: base, policies, LOCALVERSION, fragments, single values.
+
+    :raises InputError: an unknown symbol or a malformed line.
+    :raises FailedError: a symbol did not get its value; says what stood in the way.
+    """
+    assert _ID.fullmatch(build_id)
+    try:
+        version = tree.kernel_version(linux)
+        kconf = tree.load(linux, arch)
+        requests = [
+            request
+            for name in wishes.policies or (release.policy,)
+            for request in generate.policy_requests(_policy(name), arch)
+        ]
+        if build_id:
+            requests.append(generate.Request("LOCALVERSION", (f"-{build_id}",), "the build's id"))
+        for name, fragment in wishes.fragments:
+            requests += generate.parse_fragment(fragment, name)
+        requests += [generate.parse_assignment(line, "--set") for line in wishes.sets]
+        base = wishes.base or linux / f"arch/{arch}/defconfig"
+        header = (
+            "#\n"
+            f"# Linux {version} for {arch}, made by krg-provision\n"
+            f"# release {release.name}, base {base.name}, "
+            f"policy {', '.join(wishes.policies or (release.policy,))}\n"
+            "#\n"
+        )
+        made = generate.generate(kconf, base, requests, version=version.numbers, header=header)
+    except UnmetError as error:
+        raise FailedError(
+            f"{len(error.reasons)} symbol(s) did not get the value asked for:\n  "
+            + "\n  ".join(error.reasons),
+        ) from error
+    except KconfigError as error:
+        raise InputError(str(error)) from error
+    return made.text
+
+
+def values(config: str) -> set[str]:
+    """Return the value lines of a .config: CONFIG_X=... and ``is not set`` ones."""
+    return {
+        line
+        for line in config.splitlines()
+        if line.startswith("CONFIG_") or line.endswith(" is not set")
+    }
