@@ -1,37 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""krg-provision deploy against real sshd servers."""
+"""krg-provision deploy and status against real sshd servers."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.fleet.conftest import MENU_LST, RELEASE, Host, Hosts, make_build, wait_for
+from .hosts import MENU_LST, RELEASE, Host, Hosts, make_build, wait_for
 
 pytestmark = pytest.mark.fleet
 
 KERNEL = f"/boot/vmlinuz-{RELEASE}"
+MENU = "/boot/grub/menu.lst"
 
 
 def deploy(hosts: Hosts, build: Path, *arguments: str) -> tuple[int, str, str]:
     done = hosts.run("deploy", "--nodes", str(hosts.cluster), "--artifacts", str(build), *arguments)
+    assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
-
-
-def is_deployed(host: Host) -> bool:
-    return host.path(KERNEL).exists()
 
 
 def test_check_then_deploy_then_nothing(hosts: Hosts, build: Path) -> None:
     before = [host.tree() for host in hosts.hosts]
     code, out, err = deploy(hosts, build, "--check")
-    print(out, err)
-    assert code == 1
+    assert code == 1, out + err
     assert "krg[1-3]:" in out
     assert "+session=7" in out
     assert f"add {KERNEL} (20,000 bytes)" in out
@@ -39,33 +36,10 @@ def test_check_then_deploy_then_nothing(hosts: Hosts, build: Path) -> None:
     assert [host.tree() for host in hosts.hosts] == before
 
     code, out, err = deploy(hosts, build)
-    print(out, err)
     assert code == 0, out + err
     assert out.rstrip().endswith("3 nodes: 3 changed")
     for host in hosts.hosts:
-        assert host.path(KERNEL).read_bytes() == (build / "vmlinuz").read_bytes()
-        tree = host.path(f"/lib/modules/{RELEASE}")
-        assert len(list(tree.rglob("*.ko"))) == 31
-        assert not (tree / "build").is_symlink()
-        assert host.path("/usr/local/bin/krgadm").stat().st_mode & 0o7777 == 0o755
-        assert os.readlink(host.path("/usr/local/bin/migrate")) == "krgadm"
-        assert (
-            host.path("/etc/kerrighed_nodes").read_text()
-            == "session=7\nnbmin=2\nkrg1:1:eth0\nkrg2:2:eth0\nkrg3:3:eth0\n"
-        )
-        assert "\nENABLE=true\n" in host.path("/etc/default/kerrighed").read_text()
-        assert host.path("/etc/init.d/kerrighed").stat().st_mode & 0o111 == 0o111
-        menu = host.path("/boot/grub/menu.lst")
-        assert menu.read_bytes().startswith(MENU_LST)
-        assert menu.stat().st_mode & 0o7777 == 0o600
-        assert (
-            f"kernel\t\t{KERNEL} root=/dev/hda1 ro quiet session_id=7 "
-            f"node_id={host.number} panic=10\n".encode()
-            in menu.read_bytes()
-        )
-        copies = list(host.path("/var/backups/krg-provision").rglob("menu.lst"))
-        assert [copy.read_bytes() for copy in copies] == [MENU_LST]
-        assert host.stages() == []
+        is_deployed(host, build)
 
     after = [host.tree() for host in hosts.hosts]
     code, out, err = deploy(hosts, build)
@@ -75,3 +49,248 @@ def test_check_then_deploy_then_nothing(hosts: Hosts, build: Path) -> None:
     code, out, _ = deploy(hosts, build, "--check", "--format", "json")
     assert code == 0
     assert {node["state"] for node in json.loads(out)["nodes"]} == {"unchanged"}
+
+
+def is_deployed(host: Host, build: Path) -> None:
+    assert host.path(KERNEL).read_bytes() == (build / "vmlinuz").read_bytes()
+    tree = host.path(f"/lib/modules/{RELEASE}")
+    assert len(list(tree.rglob("*.ko"))) == 31
+    assert not (tree / "build").is_symlink()
+    assert host.path("/usr/local/bin/krgadm").stat().st_mode & 0o7777 == 0o755
+    assert str(host.path("/usr/local/bin/migrate").readlink()) == "krgadm"
+    assert (
+        host.path("/etc/kerrighed_nodes").read_text()
+        == "session=7\nnbmin=2\nkrg1:1:eth0\nkrg2:2:eth0\nkrg3:3:eth0\n"
+    )
+    assert "\nENABLE=true\n" in host.path("/etc/default/kerrighed").read_text()
+    assert host.path("/etc/init.d/kerrighed").stat().st_mode & 0o111 == 0o111
+    menu = host.path(MENU)
+    assert menu.read_bytes().startswith(MENU_LST)
+    assert menu.stat().st_mode & 0o7777 == 0o600
+    line = f"kernel\t\t{KERNEL} root=/dev/hda1 ro quiet session_id=7 node_id={host.number} panic=10"
+    assert line.encode() + b"\n" in menu.read_bytes()
+    copies = list(host.path("/var/backups/krg-provision").rglob("menu.lst"))
+    assert [copy.read_bytes() for copy in copies] == [MENU_LST]
+    assert host.stages() == []
+
+
+def test_only_what_differs_is_sent_and_files_keep_their_owner(host: Hosts, build: Path) -> None:
+    assert deploy(host, build)[0] == 0
+    node = host.hosts[0]
+    node.path(f"/lib/modules/{RELEASE}/extra/kerrighed.ko").write_bytes(b"bit rot")
+    settings = node.path("/etc/default/kerrighed")
+    settings.write_text(settings.read_text().replace("ENABLE=true", "ENABLE=false"))
+    settings.chmod(0o640)
+    os.chown(settings, 1000, 1000)
+    code, out, err = deploy(host, build, "--format", "json")
+    assert code == 0, out + err
+    changes = json.loads(out)["nodes"][0]["plan"]["changes"]
+    assert [(c["path"], c["action"]) for c in changes] == [
+        (f"/lib/modules/{RELEASE}/extra/kerrighed.ko", "replace"),
+        ("/etc/default/kerrighed", "replace"),
+    ]
+    assert "-ENABLE=false\n+ENABLE=true" in changes[1]["diff"]
+    status = settings.stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o640, 1000, 1000)
+
+
+def test_unknown_host_key_is_named_and_only_that_node_fails(hosts: Hosts, build: Path) -> None:
+    stranger = hosts.hosts[1]
+    hosts.known_hosts.write_text(
+        "".join(f"{h.address} {h.host_key}\n" for h in hosts.hosts if h is not stranger)
+    )
+    public = hosts.directory / "stranger.pub"
+    public.write_text(stranger.host_key + "\n")
+    shown = subprocess.run(
+        ["ssh-keygen", "-lf", str(public)], capture_output=True, text=True, check=True
+    ).stdout.split()[1]
+    code, out, err = deploy(hosts, build)
+    assert code == 1, out + err
+    assert f"krg2: failed: unknown host key {shown} (ssh-ed25519) of 10.99.0.2" in out
+    assert "ssh-keyscan -t ed25519 -p 22 10.99.0.2" in out
+    assert "3 nodes: 2 changed, 1 failed" in out
+    assert not stranger.path(KERNEL).exists()
+
+
+def test_changed_host_key(host: Hosts, build: Path) -> None:
+    host.known_hosts.write_text(
+        f"{host.hosts[0].address} {host.key.with_suffix('.pub').read_text()}"
+    )
+    code, out, _ = deploy(host, build, "--check")
+    assert code == 1
+    assert "has changed: it is SHA256:" in out
+
+
+def test_host_that_is_down_is_counted(hosts: Hosts, build: Path) -> None:
+    hosts.hosts[0].stop_network()
+    code, out, err = deploy(hosts, build)
+    assert code == 1, out + err
+    assert "krg1: failed: 10.99.0.1 port 22" in out
+    assert "3 nodes: 2 changed, 1 failed" in out
+
+
+@pytest.mark.parametrize("content", [None, "no key\n"])
+def test_unusable_key_ends_before_any_node_is_asked(
+    host: Hosts, build: Path, content: str | None
+) -> None:
+    host.key.unlink()
+    if content is not None:
+        host.key.write_text(content)
+    code, out, err = deploy(host, build)
+    assert (code, out) == (2, "")
+    assert f"error: key {host.key}: " in err
+
+
+def test_key_that_the_node_does_not_accept(host: Hosts, build: Path) -> None:
+    other = host.directory / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(other)], check=True)
+    host.cluster.write_text(host.cluster.read_text().replace(str(host.key), str(other)))
+    code, out, _ = deploy(host, build)
+    assert code == 1
+    assert "krg1: failed: 10.99.0.1 port 22 does not let root in" in out
+
+
+def test_user_who_cannot_become_root(host: Hosts, build: Path) -> None:
+    host.write(node_extra='user = "user"\n')
+    code, out, _ = deploy(host, build)
+    assert code == 1
+    assert "krg1: failed: " in out and "sudo" in out
+    assert not host.hosts[0].path(KERNEL).exists()
+
+
+def test_no_menu_lst(host: Hosts, build: Path) -> None:
+    host.hosts[0].path(MENU).unlink()
+    code, out, _ = deploy(host, build)
+    assert code == 1
+    assert f"krg1: failed: there is no {MENU}" in out
+    assert not host.hosts[0].path(KERNEL).exists()
+    assert deploy(host, build, "--no-bootloader")[0] == 0
+    assert host.hosts[0].path(KERNEL).exists()
+    assert not host.hosts[0].path(MENU).exists()
+
+
+def test_menu_lst_that_is_a_link_is_edited_where_it_is(host: Hosts, build: Path) -> None:
+    menu = host.hosts[0].path(MENU)
+    menu.rename(menu.with_name("grub.conf"))
+    menu.symlink_to("grub.conf")
+    assert deploy(host, build)[0] == 0
+    assert str(menu.readlink()) == "grub.conf"
+    assert b"node_id=1" in menu.with_name("grub.conf").read_bytes()
+    assert deploy(host, build, "--check")[0] == 0
+
+
+def test_directory_in_the_way(host: Hosts, build: Path) -> None:
+    host.hosts[0].path(KERNEL).mkdir()
+    before = host.hosts[0].tree()
+    code, out, _ = deploy(host, build)
+    assert code == 1
+    assert f"{KERNEL} is a directory" in out
+    assert host.hosts[0].tree() == before
+
+
+def test_too_little_space_is_seen_before_anything_is_sent(hosts: Hosts, tmp_path: Path) -> None:
+    build = make_build(tmp_path / "large", bulk=4)
+    node = hosts.hosts[1]
+    node.mount("/lib/modules", "size=2m")
+    before = node.tree()
+    code, out, err = deploy(hosts, build)
+    assert code == 1, out + err
+    assert "krg2: failed: not enough space on /lib/modules: 4." in out
+    assert "3 nodes: 2 changed, 1 failed" in out
+    assert node.tree() == before
+
+
+def test_disk_that_fills_up_in_between_leaves_nothing(hosts: Hosts, build: Path) -> None:
+    # Space enough, but no room for so many files: df does not tell.
+    node = hosts.hosts[1]
+    node.mount("/lib/modules", "size=64m,nr_inodes=12")
+    before = node.tree()
+    code, out, err = deploy(hosts, build)
+    assert code == 1, out + err
+    failed = [line for line in out.splitlines() if line.startswith("krg2: failed:")]
+    assert len(failed) == 1 and "No space left on device" in failed[0]
+    assert "3 nodes: 2 changed, 1 failed" in out
+    assert node.tree() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_interrupted_upload_leaves_nothing(
+    host: Hosts, tmp_path: Path, number: signal.Signals
+) -> None:
+    build = make_build(tmp_path / "large", bulk=48)
+    node = host.hosts[0]
+    before = node.tree()
+    running = host.start("deploy", "--nodes", str(host.cluster), "--artifacts", str(build))
+    try:
+        wait_for("the upload to begin", lambda: list(node.path("/lib/modules").glob(".krg*/*/k*")))
+        running.send_signal(number)
+        running.communicate(timeout=30)
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.communicate()
+    assert running.returncode in (-signal.SIGKILL, 130)
+    wait_for("the node to clean up", lambda: not node.stages())
+    assert node.tree() == before
+    assert deploy(host, build)[0] == 0
+
+
+def test_what_a_crashed_node_kept_is_removed(host: Hosts, build: Path) -> None:
+    for place in ("/etc", "/lib/modules", "/boot"):
+        left = host.hosts[0].path(f"{place}/.krg-provision-0123456789abcdef")
+        left.mkdir()
+        (left / "pid").write_text("1\n")
+    assert deploy(host, build)[0] == 0
+    assert host.hosts[0].stages() == []
+
+
+def test_file_changed_after_the_plan_skips_the_node(host: Hosts, tmp_path: Path) -> None:
+    build = make_build(tmp_path / "large", bulk=24)
+    node = host.hosts[0]
+    running = host.start("deploy", "--nodes", str(host.cluster), "--artifacts", str(build))
+    wait_for("the upload to begin", lambda: list(node.path("/lib/modules").glob(".krg*")))
+    with node.path(MENU).open("ab") as menu:
+        menu.write(b"# meanwhile\n")
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 1, out + err
+    assert f"krg1: skipped: {MENU} was changed since the plan was made" in out
+    assert node.path(MENU).read_bytes() == MENU_LST + b"# meanwhile\n"
+    assert not node.path(KERNEL).exists()
+    assert node.stages() == []
+
+
+def test_init_script_starts_nothing_under_another_kernel(hosts: Hosts, build: Path) -> None:
+    assert deploy(hosts, build)[0] == 0
+    for host in hosts.hosts:
+        started = hosts.ssh(host, "/etc/init.d/kerrighed start")
+        assert (started.returncode, started.stderr) == (0, "")
+        assert "not started" in started.stdout
+        assert hosts.ssh(host, "/etc/init.d/kerrighed status").returncode == 3
+        host.path("/etc/default/kerrighed").write_text("ENABLE=TRUE\n")
+        refused = hosts.ssh(host, "/etc/init.d/kerrighed start")
+        assert refused.returncode == 1
+        assert "true or false, not 'TRUE'" in refused.stderr
+
+
+def test_status(hosts: Hosts, build: Path) -> None:
+    assert deploy(hosts, build)[0] == 0
+    # What a loaded module shows; there is no such kernel under these hosts.
+    for host, session in zip(hosts.hosts[:2], (7, 9), strict=True):
+        host.path("/sys/kerrighed").mkdir()
+        host.path("/sys/kerrighed/node_id").write_text(f"{host.number}\n")
+        host.path("/sys/kerrighed/session_id").write_text(f"{session}\n")
+    (hosts.hosts[1].path(KERNEL)).write_bytes(b"another")
+    hosts.hosts[2].stop_network()
+    arguments = ("status", "--nodes", str(hosts.cluster), "--artifacts", str(build))
+    done = hosts.run(*arguments)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    kernel = os.uname().release
+    assert lines[0][:3] == ["NODE", "REACHED", "KERNEL"]
+    assert lines[1] == ["krg1", "yes", kernel, "1", "7", "-", "-", "installed"]
+    assert lines[2] == ["krg2", "yes", kernel, "2", "9", "-", "-", "1", "file", "differs"]
+    assert lines[3][:2] == ["krg3", "no"]
+    assert "krg2: runs in session 9, the cluster file says 7" in done.stdout
+    nodes = json.loads(hosts.run(*arguments, "--format", "json").stdout)["nodes"]
+    assert [node["reached"] for node in nodes] == [True, True, False]
+    assert [node["node_id"] for node in nodes] == [1, 2, None]

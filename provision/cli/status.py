@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""krg-provision status: what every node runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from provision.artifacts import Artifacts
+    from provision.cluster import Cluster
+
+
+@click.command()
+@click.option(
+    "--nodes",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A cluster.toml or a kerrighed_nodes file.",
+)
+@click.option(
+    "--artifacts",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The build to compare with.  [default: the newest that fits the cluster, if any]",
+)
+@click.option(
+    "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+def status(*, nodes: Path, artifacts: Path | None, forks: int, form: str) -> None:
+    """Show each node's kernel, ids, cluster and how its files compare with the build.
+
+    Exit code 1: a node cannot be reached, or runs with another id or session than the
+    file says.
+
+    \b
+    Examples:
+      krg-provision status --nodes cluster.toml
+      krg-provision status --nodes cluster.toml --format json
+    """
+    from provision.cluster import read_cluster
+    from provision.node import check_access
+    from provision.plan import fold, plain
+    from provision.status import as_json, ask, rows
+
+    cluster = read_cluster(nodes)
+    build = _build(cluster, artifacts)
+    check_access(cluster.nodes)
+    found = ask(cluster, build, forks)
+    if form == "json":
+        click.echo(json.dumps({"nodes": [as_json(one) for one in found]}, indent=1))
+    else:
+        table = [tuple(map(plain, row)) for row in rows(found)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            click.echo("  ".join(cells).rstrip())
+        for one in found:
+            for text in (*one.findings, *([one.error] if one.error else [])):
+                click.echo(f"{fold([one.node.name])}: {plain(text)}")
+            if one.hint:
+                click.echo(f"  {plain(one.hint)}")
+    if any(one.error or one.findings for one in found):
+        sys.exit(1)
+
+
+def _build(cluster: Cluster, artifacts: Path | None) -> Artifacts | None:
+    """Return the build to compare with; without one the rest of the table is still true."""
+    from provision import artifacts as builds
+    from provision.errors import InputError
+
+    if artifacts is not None:
+        return builds.load(artifacts)
+    try:
+        return builds.find(cluster.release, cluster.arch)
+    except InputError:
+        return None
