@@ -35,12 +35,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Policy:
-    """A named list of rules; ``text`` is the file itself, for a build's key."""
+    """A named list of rules."""
 
     name: str
     title: str
     rules: tuple[Rule, ...]
-    text: str
+
+    def identity(self) -> object:
+        """Return what decides a configuration: not the reasons."""
+        return [(r.symbols, r.want, r.arch, r.severity) for r in self.rules]
 
     def for_arch(self, arch: str) -> tuple[Rule, ...]:
         """Return the rules that hold on ``arch``."""
@@ -70,7 +73,7 @@ def parse(text: str, where: str) -> Policy:
     try:
         raw = tomllib.loads(text)
         rules = tuple(_rule(r, where) for r in raw["rule"])
-        return Policy(raw["name"], raw["title"], rules, text)
+        return Policy(raw["name"], raw["title"], rules)
     except tomllib.TOMLDecodeError as error:
         raise KconfigError(f"{where}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:

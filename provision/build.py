@@ -25,7 +25,6 @@ from typing import IO
 
 from provision import __version__, artifacts, configure, elf, fixup, musl, sources, tools
 from provision.artifacts import Artifacts
-from provision.data import data_dir
 from provision.errors import FailedError
 from provision.paths import builds_dir, cache_dir, sources_dir
 from provision.progress import Phases
@@ -38,7 +37,8 @@ RECIPE = 1
 _SPACE = 2 << 30
 _COMPILES = re.compile(r"^\s+(?:CC|AS|HOSTCC)\s|^(?:\S*/)?libtool: compile|^\S*cc .* -c ")
 _ERROR = re.compile(
-    r"(?:^|\s)(?:fatal )?error: |undefined reference|^ERROR: |\*\*\* .*(?:Error|Stop|No rule)|: Assembler messages"
+    r"(?:^|\s)(?:fatal )?error: |undefined reference|^ERROR: |: Assembler messages"
+    r"|\*\*\* .*(?:Error|Stop|No rule)"
 )
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -76,20 +76,20 @@ class Key:
 def key_of(order: Order, toolchain: Toolchain) -> Key:
     """Return the key of a build; reads only small files, so it is quick."""
 
-    def sha256(text: bytes) -> str:
-        return hashlib.sha256(text).hexdigest()
+    def sha256(value: object) -> str:
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
-    fixups = sorted({f for a in order.release.archives.values() for f in a.fixups})
+    groups = sorted({f for a in order.release.archives.values() for f in a.fixups})
     return Key(
         {
             "recipe": RECIPE,
-            "release": sha256(order.release.text.encode()),
+            "release": sha256(order.release.identity()),
             "arch": order.arch,
             "sources": {
                 n: f"sha256:{a.sha256}" if a.sha256 else f"tree:{a.tree}"
                 for n, a in order.release.archives.items()
             },
-            "fixups": {n: sha256((data_dir("fixups") / f"{n}.toml").read_bytes()) for n in fixups},
+            "fixups": {g: sha256([f.identity() for f in fixup.load(g)]) for g in groups},
             "config": order.config.identity(order.release),
             "tools": toolchain.lines,
         }
@@ -120,6 +120,7 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
         try:
             run = _Run(order, runner, phases, toolchain, key, work, partial)
             run.all()
+            phases.update("finish")
             _replace(partial, final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -280,7 +281,6 @@ class _Run:
         values = {
             "arch": self.order.arch,
             "jobs": str(self.order.jobs or self.toolchain.processors),
-            "cc": cc,
             "gcc": " ".join([cc, *self.arch.gcc_flags]),
             "musl_cc": str(self.there / "musl/cc"),
             "stage": str(self.stage),

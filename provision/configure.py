@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Wishes:
 
         names = self.policies or (release.policy,)
         return {
-            "policies": {n: sha256(_policy(n).text) for n in names},
+            "policies": {n: sha256(json.dumps(_policy(n).identity())) for n in names},
             "fragments": [sha256(text) for _, text in self.fragments],
             "sets": list(self.sets),
             "base": sha256(_read(self.base)) if self.base else "defconfig",

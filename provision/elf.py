@@ -213,7 +213,8 @@ def prove(vmlinux: Path, modules_dir: Path, kernel_release: str) -> int:
     kernel = read_kernel(vmlinux)
     if kernel.vermagic.split(" ")[0] != kernel_release:
         raise FailedError(
-            f"{vmlinux}: its vermagic is {kernel.vermagic!r}, the build's release is {kernel_release}"
+            f"{vmlinux}: its vermagic is {kernel.vermagic!r}, "
+            f"the build's release is {kernel_release}"
         )
     modules = [read_module(path) for path in sorted(modules_dir.rglob("*.ko"))]
     found = mismatches(kernel, modules)

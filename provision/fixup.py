@@ -54,6 +54,11 @@ class Fixup:
     when: Mapping[str, str] = field(default_factory=dict)
     upstream: str | None = None
 
+    def identity(self) -> object:
+        """Return what decides the fix-up's effect: not its reasons."""
+        edits = [(e.file, e.find.pattern, e.put, e.applied.pattern, e.count) for e in self.edits]
+        return [self.id, edits, sorted(self.when.items())]
+
     def applies(self, facts: Mapping[str, str]) -> bool:
         """Tell whether every condition holds for ``facts`` (tool name to version, arch)."""
         return all(_holds(condition, facts[name]) for name, condition in self.when.items())

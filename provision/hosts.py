@@ -12,7 +12,9 @@ from pathlib import Path
 from provision.errors import InputError
 from provision.runner import HostRunner, LocalRunner, Runner
 
-_HOST = re.compile(r"(?:(?P<user>[a-z_][a-z0-9_.-]*)@)?(?P<host>[^@:\[\]]+|\[[^\]]+\])(?::(?P<port>\d+))?")
+_HOST = re.compile(
+    r"(?:(?P<user>[a-z_][a-z0-9_.-]*)@)?(?P<host>[^@:\[\]]+|\[[^\]]+\])(?::(?P<port>\d+))?"
+)
 
 
 @contextmanager
@@ -43,4 +45,4 @@ def runner_for(host: str | None, key: Path | None = None) -> Iterator[Runner]:
     )
     check_access([node])
     with Session(node) as session:
-        yield HostRunner(session.connection)
+        yield HostRunner(session.connection())

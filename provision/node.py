@@ -233,6 +233,11 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def connection(self) -> Connection:
+        """Return the open Fabric connection, for the runner of a build host."""
+        assert self._connection is not None
+        return self._connection
+
     def close(self) -> None:
         """End the session; harmless from another thread and when repeated."""
         if self._connection is not None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ def prepared_tree(release: Release, source_dir: Path | None, progress: sources.P
 
     :raises KrgError: the archives are not to be had, or a patch does not apply.
     """
-    name = hashlib.sha256(release.text.encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps(release.identity()).encode()).hexdigest()[:16]
     tree = cache_dir() / "trees" / f"{release.name}-{name}"
     if tree.is_dir():
         return tree

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Release:
-    """A release file's content; ``text`` is the file itself, for the build's key."""
+    """A release file's content."""
 
     name: str
     title: str
@@ -82,7 +82,20 @@ class Release:
     patches: Patches | None
     arches: Mapping[str, Arch]
     steps: tuple[Step, ...]
-    text: str
+
+    def identity(self) -> object:
+        """Return what decides a build's result: not titles, addresses or comments."""
+        return [
+            self.name,
+            self.kernel_version,
+            [(a.name, a.sha256, a.tree, a.fixups) for a in self.archives.values()],
+            astuple(self.patches) if self.patches else None,
+            [
+                (a.name, a.image, a.gcc_flags, sorted(a.values.items()))
+                for a in self.arches.values()
+            ],
+            [astuple(step) for step in self.steps],
+        ]
 
     def arch(self, name: str) -> Arch:
         """Return one architecture; InputError lists those there are."""
@@ -129,7 +142,6 @@ def parse(text: str, where: str) -> Release:
             patches=Patches(**raw["patches"]) if "patches" in raw else None,
             arches={k: _arch(k, v) for k, v in raw["arch"].items()},
             steps=tuple(_step(s) for s in raw["step"]),
-            text=text,
         )
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where}: {error}") from error
