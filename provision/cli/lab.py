@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""krg-provision lab: a virtual cluster on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NAME = click.option("--name", default="lab", show_default=True, help="Which lab.")
+_FORMAT = click.option(
+    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def lab() -> None:
+    """Run a virtual cluster on this machine: QEMU nodes that boot a build.
+
+    \b
+    Examples:
+      krg-provision lab up --nodes 3
+      krg-provision lab test
+      krg-provision lab console 2
+      krg-provision lab down
+    """
+
+
+@lab.command()
+@click.option("--nodes", default=3, show_default=True, help="How many nodes.")
+@click.option(
+    "--artifacts",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A finished build's directory; default: the newest build.",
+)
+@click.option("--memory", default=256, show_default=True, metavar="MB", help="Memory of a node.")
+@click.option("--session", default=1, show_default=True, help="Kerrighed's session_id.")
+@click.option(
+    "--accel",
+    type=click.Choice(["auto", "tcg", "kvm"]),
+    default="auto",
+    show_default=True,
+    help="Emulation (tcg) or KVM; auto takes KVM only if this kernel is seen to boot in it.",
+)
+@_NAME
+def up(
+    nodes: int, artifacts: Path | None, memory: int, session: int, accel: str, name: str
+) -> None:
+    """Start a lab's nodes and wait until Kerrighed is loaded on each.
+
+    \b
+    Examples:
+      krg-provision lab up --nodes 3
+      krg-provision lab up --name other --session 2 --artifacts ~/build --accel tcg
+    """
+    from provision import artifacts as builds
+    from provision.console import say
+    from provision.lab import lifecycle
+
+    build = builds.load(artifacts.resolve()) if artifacts else builds.find()
+    made = lifecycle.up(build, name=name, nodes=nodes, memory=memory, session=session, accel=accel)
+    say(f"lab {name} is up: {nodes} nodes, session {session}; consoles in {made.directory}")
+
+
+@lab.command()
+@_NAME
+@_FORMAT
+def status(name: str, style: str) -> None:
+    """Show what each node of a lab is; exit status 1 if one is not up.
+
+    \b
+    Examples:
+      krg-provision lab status
+      krg-provision lab status --format json
+    """
+    import dataclasses
+
+    from provision.lab import lifecycle, state
+
+    found = state.load_up(name)
+    seen = lifecycle.status(found)
+    if style == "json":
+        value = {**dataclasses.asdict(found), "nodes": [dataclasses.asdict(s) for s in seen]}
+        click.echo(json.dumps(value, indent=1))
+    else:
+        _table(
+            ("node", "state", "pid", "kernel", "node id", "session", "online"),
+            [
+                (s.number, s.state, s.pid, s.kernel_release, s.node_id, s.session_id, s.online)
+                for s in seen
+            ],
+        )
+    sys.exit(0 if all(s.state == "up" for s in seen) else 1)
+
+
+@lab.command()
+@click.argument("node", type=int)
+@_NAME
+def console(node: int, name: str) -> None:
+    """Speak with a node's serial console; Ctrl-] leaves it.
+
+    \b
+    Examples:
+      krg-provision lab console 2
+      echo 'cat /proc/nodes/nrnodes' | krg-provision lab console 1
+    """
+    from provision.lab import state
+    from provision.lab.terminal import attach
+
+    found = state.load_up(name)
+    attach(found, found.node(node))
+
+
+@lab.command()
+@_NAME
+@_FORMAT
+def test(name: str, style: str) -> None:
+    """Start the cluster if need be and prove that it is one; exit status 1 if it is not.
+
+    Module loaded, cluster running on all nodes, processors and memory summed, one
+    process migrated to another node and going on there.
+
+    \b
+    Examples:
+      krg-provision lab test
+      krg-provision lab test --format json
+    """
+    import dataclasses
+
+    from provision.lab import evidence, state
+
+    items = evidence.prove(state.load_up(name))
+    missing = [item for item in items if not item.ok]
+    if style == "json":
+        value = {"ok": not missing, "evidence": [dataclasses.asdict(item) for item in items]}
+        click.echo(json.dumps(value, indent=1))
+    else:
+        _table(
+            ("", "what", "where", "wanted", "seen"),
+            [("ok" if i.ok else "MISSING", i.what, i.where, i.want, i.have) for i in items],
+        )
+    for item in missing:
+        click.echo(
+            f"krg-provision: {item.what} ({item.where}): wanted {item.want}; {item.have}", err=True
+        )
+    sys.exit(1 if missing else 0)
+
+
+@lab.command()
+@_NAME
+def down(name: str) -> None:
+    """End a lab's nodes, and nothing else; the consoles' logs stay.
+
+    \b
+    Examples:
+      krg-provision lab down
+      krg-provision lab down --name other
+    """
+    from provision.console import say
+    from provision.lab import lifecycle
+
+    count, directory = lifecycle.down(name)
+    say(f"lab {name} is down: {count} nodes ended; their consoles' logs stay in {directory}")
+
+
+@lab.command("list")
+@_FORMAT
+def list_labs(style: str) -> None:
+    """List this user's labs.
+
+    \b
+    Examples:
+      krg-provision lab list
+    """
+    from provision.lab import lifecycle
+
+    labs = lifecycle.overview()
+    if style == "json":
+        rows = [
+            {
+                "name": one.name,
+                "nodes": len(one.nodes),
+                "running": running,
+                "session": one.session,
+                "kernel_release": one.kernel_release,
+                "build": one.build,
+            }
+            for one, running in labs
+        ]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    _table(
+        ("lab", "running", "session", "kernel", "build"),
+        [
+            (one.name, f"{running} of {len(one.nodes)}", one.session, one.kernel_release, one.build)
+            for one, running in labs
+        ],
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: ruled on a terminal, in a pipe plain columns, one line a row."""
+    text = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(head, *text, strict=True)]
+        for row in [list(head), *text]:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            click.echo("  ".join(cells).rstrip())
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from provision.console import out
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    bad = ("MISSING", "ended", "failed")
+    for row in text:
+        table.add_row(*(Text(c, style="red" if c in bad else "") for c in row))
+    out().print(table)

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bring a lab up, look at it, take it down."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.artifacts import Artifacts
+from provision.console import say
+from provision.errors import FailedError, InputError, KrgError, MissingError
+from provision.lab import agent, qemu, state
+from provision.lab.accel import choose
+from provision.lab.image import initramfs
+from provision.lab.state import Lab, LabNode
+
+BOOT_SECONDS = 300.0  # seen: 7 s on an idle machine, minutes on a crowded one
+MOST_NODES = 32
+
+# One round trip; all of it answers even when another node of the cluster is lost,
+# which cannot be said of ps, /proc/cpuinfo or /proc/meminfo.
+_LOOK = (
+    "uname -r; cat /proc/sys/kernel/random/boot_id; cat /run/lab/ready || echo -; "
+    "cat /sys/kerrighed/node_id /sys/kerrighed/session_id || echo -; "
+    "cat /proc/nodes/nrnodes"
+)
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """What a node is seen to be: its process, and what it says of itself.
+
+    ``state`` is "ended", "booting" (it runs and does not answer), "failed" (its start
+    script did) or "up"; what is not known is None.
+    """
+
+    number: int
+    state: str
+    pid: int | None = None
+    kernel_release: str | None = None
+    boot_id: str | None = None
+    node_id: int | None = None
+    session_id: int | None = None
+    online: int | None = None
+    present: int | None = None
+
+
+def up(
+    artifacts: Artifacts, *, name: str, nodes: int, memory: int, session: int, accel: str
+) -> Lab:
+    """Start a lab and wait until every node has Kerrighed loaded.
+
+    If a node does not come up, everything started is ended; the consoles' logs stay.
+
+    :raises InputError: a bad value, or the lab is up already.
+    :raises MissingError: no QEMU, too little memory, no multicast.
+    :raises FailedError: a node does not come up.
+    """
+    state.checked_name(name)
+    _check_range("nodes", nodes, 1, MOST_NODES)
+    _check_range("session", session, 0, 255)  # an unsigned char in the kernel
+    _check_range("memory", memory, 64, 3072)
+    qemu.program(artifacts.arch)
+    with state.locked(name):
+        _check_down(name)
+        _check_memory(nodes * memory)
+        image = initramfs(artifacts)
+        kernel = artifacts.path("vmlinuz")
+        lab = Lab(
+            name=name,
+            session=session,
+            build=str(artifacts.directory),
+            arch=artifacts.arch,
+            kernel_release=artifacts.kernel_release,
+            memory=memory,
+            accel=choose(accel, artifacts, image),
+            created=time.time(),
+            nodes=tuple(LabNode(n, str(uuid.uuid4())) for n in range(1, nodes + 1)),
+        )
+        qemu.check_network(lab)
+        _lay_out(lab)
+        try:
+            for node in lab.nodes:
+                qemu.start(lab, node, kernel, image)
+            say(f"lab {name}: {nodes} nodes booting {lab.kernel_release} ({lab.accel})")
+            _wait_for_all(lab)
+        except BaseException:
+            _stop_all(lab)
+            raise
+    return lab
+
+
+def down(name: str) -> tuple[int, Path]:
+    """End a lab; return how many nodes still ran and where their consoles' logs are.
+
+    :raises InputError: no such lab is up.
+    """
+    with state.locked(name):
+        lab = state.load_up(name)
+        return _stop_all(lab), lab.directory
+
+
+def status(lab: Lab, timeout: float = 20.0) -> list[NodeStatus]:
+    """Ask every node of a lab what it is; none takes longer than ``timeout`` seconds."""
+    with ThreadPoolExecutor(len(lab.nodes)) as pool:
+        return list(pool.map(lambda node: look(lab, node, timeout), lab.nodes))
+
+
+def look(lab: Lab, node: LabNode, timeout: float) -> NodeStatus:
+    """Ask one node what it is."""
+    pid = state.pid(lab, node)
+    if pid is None:
+        return NodeStatus(node.number, "ended")
+    try:
+        said = agent.run(lab.path(node), f"({_LOOK}) 2>/dev/null", timeout).output
+    except agent.SilentError:
+        return NodeStatus(node.number, "booting" if state.pid(lab, node) else "ended", pid)
+    return parse_look(node.number, pid, said)
+
+
+def parse_look(number: int, pid: int, said: str) -> NodeStatus:
+    """Read the answer to ``_LOOK``."""
+    words = said.split()
+    counts = dict(re.findall(r"^(ONLINE|PRESENT):(\d+)$", said, re.MULTILINE))
+    kernel, boot_id, ready = [*words[:3], "-", "-", "-"][:3]
+    ids = [int(word) for word in words[3:5] if word.isdigit()]
+    loaded = len(ids) == 2
+    return NodeStatus(
+        number,
+        {"0": "up", "-": "booting"}.get(ready, "failed"),
+        pid,
+        kernel,
+        boot_id,
+        ids[0] if loaded else None,
+        ids[1] if loaded else None,
+        int(counts["ONLINE"]) if "ONLINE" in counts else None,
+        int(counts["PRESENT"]) if "PRESENT" in counts else None,
+    )
+
+
+def wait_for(what: str, seconds: float, ask: Callable[[], bool]) -> None:
+    """Ask again and again until the answer is yes; FailedError after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not ask():
+        if time.monotonic() >= deadline:
+            raise FailedError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.3)
+
+
+# -- up, step by step -----------------------------------------------------------
+
+
+def _check_range(what: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise InputError(f"--{what} {value}: must be between {least} and {most}")
+
+
+def _check_down(name: str) -> None:
+    lab = state.load(name)
+    if lab is None:
+        return
+    running = [node.number for node in lab.nodes if state.pid(lab, node)]
+    if running:
+        raise InputError(
+            f"lab {name} is up already with {len(running)} of {len(lab.nodes)} nodes",
+            hint=f"krg-provision lab down --name {name}, or take another --name",
+        )
+
+
+def _check_memory(megabytes: int) -> None:
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    if found and megabytes > (available := int(found[1]) // 1024):
+        raise MissingError(
+            f"the nodes want {megabytes} MB of memory, and {available} MB are free",
+            hint="fewer --nodes or less --memory",
+        )
+
+
+def _lay_out(lab: Lab) -> None:
+    """Make the lab's directory anew: only logs of an earlier run can be in the way."""
+    lab.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in lab.directory.glob("node*"):
+        shutil.rmtree(old)
+    for node in lab.nodes:
+        lab.path(node).mkdir(mode=0o700)
+    state.save(lab)
+
+
+def _wait_for_all(lab: Lab) -> None:
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(lab.nodes)) as pool:
+        waiting = [pool.submit(_wait_for_node, lab, node, started) for node in lab.nodes]
+        try:
+            done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        except BaseException:
+            # The others see their node end and stop waiting.
+            _stop_all(lab)
+            raise
+
+
+def _wait_for_node(lab: Lab, node: LabNode, started: float) -> None:
+    deadline = started + BOOT_SECONDS
+    while True:
+        seen = look(lab, node, 3.0)
+        if seen.state == "up":
+            break
+        if seen.state in ("ended", "failed") or time.monotonic() > deadline:
+            raise _not_up(lab, node, seen)
+        time.sleep(0.3)
+    if (seen.node_id, seen.session_id) != (node.number, lab.session):
+        raise FailedError(
+            f"node {node.number}: the kernel took node {seen.node_id} of session "
+            f"{seen.session_id}, not {node.number} of {lab.session}"
+        )
+    say(f"node {node.number}: up after {time.monotonic() - started:.0f} s, Kerrighed loaded")
+
+
+def _not_up(lab: Lab, node: LabNode, seen: NodeStatus) -> KrgError:
+    tail = qemu.console_tail(lab, node, 60)
+    last = next((line for line in reversed(tail) if "lab: FAILED" in line), None)
+    last = last or next((line for line in tail if "Kernel panic" in line), None)
+    said = last or (tail[-1] if tail else "nothing on the console")
+    how = {
+        "ended": "its QEMU ended while it booted",
+        "failed": "its start script failed",
+    }.get(seen.state, f"did not come up within {BOOT_SECONDS:.0f} s")
+    log = lab.path(node) / qemu.CONSOLE_LOG
+    return FailedError(f"node {node.number}: {how}: {said.strip()}", hint=f"its console: {log}")
+
+
+def _stop_all(lab: Lab) -> int:
+    """End every node that runs, then forget the lab; logs stay."""
+    count = sum(qemu.stop(lab, node) for node in lab.nodes)
+    (lab.directory / state.STATE).unlink(missing_ok=True)
+    return count
+
+
+def overview() -> list[tuple[Lab, int]]:
+    """Return every lab of this user and how many of its nodes run."""
+    labs = [lab for name in state.names() if (lab := state.load(name)) is not None]
+    return [(lab, sum(state.pid(lab, node) is not None for node in lab.nodes)) for lab in labs]

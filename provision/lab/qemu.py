@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Start and stop one QEMU per node.
+
+QEMU puts itself into the background once its devices are set up, so what is wrong with
+them is this program's to report. It is asked to quit through its own control socket
+(QMP) first, then ended by signals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import struct
+import time
+from pathlib import Path
+
+from provision.errors import FailedError, MissingError
+from provision.lab import agent
+from provision.lab.state import Lab, LabNode, process
+from provision.runner import LocalRunner
+
+# Nothing of the guest is faster than its emulation: one processor each. The IO-APIC's
+# timer check fails once in some dozen emulated boots, hence noapic. A panic ends QEMU.
+KERNEL_LINE = "console=ttyS0,115200 panic=10 noapic"
+CPU = {"x86_64": "qemu64", "i386": "pentium3"}
+CONSOLE_LOG = "console.log"
+
+
+def program(arch: str) -> str:
+    """Return the path of a QEMU that runs kernels of ``arch``; MissingError if there is none."""
+    names = ["qemu-system-x86_64"]
+    if arch == "i386":
+        names.append("qemu-system-i386")
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    raise MissingError(
+        f"{names[0]}: not found on this machine", hint="apt-get install qemu-system-x86"
+    )
+
+
+def arguments(lab: Lab, node: LabNode, kernel: Path, initrd: Path) -> list[str]:
+    """Return QEMU's arguments for a node; the working directory is the node's own.
+
+    Sockets have relative names, because a socket's name is limited to 108 bytes.
+    """
+    group, port = lab.network
+    line = f"{KERNEL_LINE} session_id={lab.session} node_id={node.number}"
+    return [
+        *("-name", f"krg-lab-{lab.name}-{node.number}", "-uuid", node.uuid),
+        *("-M", "pc", "-accel", lab.accel, "-cpu", CPU.get(lab.arch, "qemu64")),
+        *("-m", str(lab.memory), "-smp", "1", "-display", "none", "-no-reboot"),
+        *("-kernel", str(kernel), "-initrd", str(initrd), "-append", line),
+        *(
+            "-chardev",
+            f"socket,id=console,path=console.sock,server=on,wait=off,"
+            f"logfile={CONSOLE_LOG},logappend=off",
+        ),
+        *("-serial", "chardev:console"),
+        *("-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off"),
+        *("-serial", "chardev:agent"),
+        *("-qmp", "unix:qmp.sock,server=on,wait=off", "-monitor", "none"),
+        *("-netdev", f"socket,id=cluster,mcast={group}:{port},localaddr=127.0.0.1"),
+        *("-device", f"e1000,netdev=cluster,mac={lab.mac(node)},romfile="),
+        *("-daemonize", "-pidfile", "qemu.pid"),
+    ]
+
+
+def start(lab: Lab, node: LabNode, kernel: Path, initrd: Path) -> None:
+    """Start a node's QEMU; it runs on when this program ends.
+
+    :raises FailedError: QEMU refused.
+    """
+    argv = [program(lab.arch), *arguments(lab, node, kernel, initrd)]
+    result = LocalRunner().run(argv, cwd=lab.path(node), timeout=60, check=False)
+    if not result.ok:
+        said = result.output.strip().splitlines()[-1:] or ["no output"]
+        raise FailedError(f"node {node.number}: QEMU did not start: {said[0]}")
+
+
+def stop(lab: Lab, node: LabNode) -> bool:
+    """End a node's QEMU if it runs; tell whether it did."""
+    with process(lab, node) as running:
+        if running is None:
+            return False
+        with contextlib.suppress(FailedError, OSError, ValueError):
+            _quit(lab.path(node))
+        for number, patience in ((None, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
+            if number is not None:
+                running.signal(number)
+            if running.ended(patience):
+                break
+        else:
+            raise FailedError(f"node {node.number}: process {running.pid} cannot be ended")
+    for name in ("qemu.pid", "console.sock", "agent.sock", "qmp.sock"):
+        (lab.path(node) / name).unlink(missing_ok=True)
+    return True
+
+
+def _quit(directory: Path) -> None:
+    with agent.connect(directory, "qmp.sock", 3.0) as link, link.makefile("rw") as stream:
+        stream.readline()  # the greeting
+        for command in ("qmp_capabilities", "quit"):
+            stream.write(json.dumps({"execute": command}) + "\n")
+            stream.flush()
+            stream.readline()
+
+
+def check_network(lab: Lab) -> None:
+    """Send one multicast packet over loopback and receive it, as the nodes will.
+
+    :raises MissingError: it does not arrive.
+    """
+    group, port = lab.network
+    where = socket.inet_aton("127.0.0.1")
+    token = lab.nodes[0].uuid.encode()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        try:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            link.bind((group, port))
+            member = struct.pack("4s4s", socket.inet_aton(group), where)
+            link.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+            link.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, where)
+            link.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+            link.sendto(token, (group, port))
+            deadline = time.monotonic() + 3
+            while (left := deadline - time.monotonic()) > 0:
+                link.settimeout(left)
+                if link.recv(2048) == token:
+                    return
+            said = "nothing arrived"
+        except OSError as error:
+            said = str(error)
+    raise MissingError(
+        f"multicast over loopback does not work here ({said}), and the nodes' network is that",
+        hint="ip link set lo up; look for a packet filter that drops multicast on lo",
+    )
+
+
+def console_tail(lab: Lab, node: LabNode, lines: int = 5) -> list[str]:
+    """Return the last lines of a node's console."""
+    try:
+        raw = (lab.path(node) / CONSOLE_LOG).read_bytes()[-8192:]
+    except OSError:
+        return []
+    text = raw.decode("utf-8", "replace").replace("\r", "")
+    return [line for line in text.splitlines() if line.strip()][-lines:]

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a lab is, and where it is written down: labs_dir()/NAME/lab.json.
+
+The file is written before the first node starts, and a node's process is found by the
+pid file that QEMU writes and known by the UUID on its command line. So a lab whose
+client was killed is found again whole, and no other process is ever taken for a node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import re
+import select
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.errors import FailedError, InputError
+from provision.paths import labs_dir
+
+FORMAT = 1
+STATE = "lab.json"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+
+
+@dataclass(frozen=True)
+class LabNode:
+    """One node: its number (the node_id) and the UUID its QEMU runs under."""
+
+    number: int
+    uuid: str
+
+    @property
+    def directory(self) -> str:
+        """Return the name of the node's directory inside the lab's."""
+        return f"node{self.number}"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab as it was started."""
+
+    name: str
+    session: int
+    build: str
+    arch: str
+    kernel_release: str
+    memory: int
+    accel: str
+    created: float
+    nodes: tuple[LabNode, ...]
+
+    @property
+    def directory(self) -> Path:
+        """Return the lab's directory."""
+        return labs_dir() / self.name
+
+    def path(self, node: LabNode) -> Path:
+        """Return a node's directory: its sockets, pid file and console log."""
+        return self.directory / node.directory
+
+    def node(self, number: int) -> LabNode:
+        """Return the node of that number; InputError if there is none."""
+        for node in self.nodes:
+            if node.number == number:
+                return node
+        raise InputError(
+            f"lab {self.name} has no node {number}; it has nodes 1 to {len(self.nodes)}"
+        )
+
+    @property
+    def network(self) -> tuple[str, int]:
+        """Return the multicast group and port that this lab alone uses.
+
+        From the administratively scoped block (RFC 2365), by a digest of the lab's
+        place: labs of one user and of several users stay apart.
+        """
+        digest = hashlib.sha256(str(self.directory).encode()).digest()
+        return f"239.255.{digest[0]}.{digest[1]}", 20000 + int.from_bytes(digest[2:4]) % 40000
+
+    def mac(self, node: LabNode) -> str:
+        """Return a node's locally administered address, the same at every start."""
+        digest = hashlib.sha256(self.name.encode()).hexdigest()
+        return f"02:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}:00:{node.number:02x}"
+
+
+def checked_name(name: str) -> str:
+    """Return ``name`` if it can name a lab; InputError if not."""
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} cannot name a lab",
+            hint="use small letters, digits and dashes, at most 31, no dash first",
+        )
+    return name
+
+
+def save(lab: Lab) -> None:
+    """Write lab.json atomically."""
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(lab)}, indent=1) + "\n"
+    temporary = lab.directory / (STATE + ".new")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(lab.directory / STATE)
+
+
+def load(name: str) -> Lab | None:
+    """Read a lab's state; None if there is no such lab.
+
+    :raises InputError: the file is not ours.
+    """
+    path = labs_dir() / checked_name(name) / STATE
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+        if raw.pop("format") != FORMAT or raw["name"] != name:
+            raise ValueError("another format or name")
+        nodes = tuple(LabNode(int(n["number"]), str(n["uuid"])) for n in raw.pop("nodes"))
+        return Lab(**raw, nodes=nodes)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not the state of a lab ({error})",
+            hint="end its QEMU processes by hand and remove the file",
+        ) from error
+
+
+def load_up(name: str) -> Lab:
+    """Read a lab's state; InputError if it is not up."""
+    lab = load(name)
+    if lab is None:
+        raise InputError(
+            f"no lab {name} is up", hint="krg-provision lab list; krg-provision lab up"
+        )
+    return lab
+
+
+def names() -> list[str]:
+    """Return the names of the labs that have a state file."""
+    return sorted(path.parent.name for path in labs_dir().glob(f"*/{STATE}"))
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Let no other process start or stop lab ``name`` meanwhile; FailedError if one does."""
+    labs_dir().mkdir(parents=True, exist_ok=True)
+    # Beside the lab's directory, which comes and goes.
+    with (labs_dir() / f".{checked_name(name)}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FailedError(
+                f"another krg-provision is starting or stopping lab {name}",
+                hint="wait for it, or use another --name",
+            ) from error
+        yield
+
+
+class Process:
+    """A node's QEMU, held by a pidfd: it cannot be mistaken for a later process."""
+
+    def __init__(self, pid: int, handle: int) -> None:
+        self.pid = pid
+        self._handle = handle
+
+    def ended(self, seconds: float = 0.0) -> bool:
+        """Wait at most that long; tell whether the process has ended."""
+        poll = select.poll()
+        poll.register(self._handle, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, number)
+
+
+@contextlib.contextmanager
+def process(lab: Lab, node: LabNode) -> Iterator[Process | None]:
+    """Give the node's QEMU process, or None if it does not run."""
+    found = _open_process(lab.path(node) / "qemu.pid", node.uuid)
+    try:
+        yield found
+    finally:
+        if found is not None:
+            os.close(found._handle)
+
+
+def pid(lab: Lab, node: LabNode) -> int | None:
+    """Return the process id of the node's QEMU, or None if it does not run."""
+    with process(lab, node) as found:
+        return found.pid if found else None
+
+
+def _open_process(pid_file: Path, uuid: str) -> Process | None:
+    try:
+        number = int(pid_file.read_text("ascii"))
+        handle = os.pidfd_open(number)
+    except (OSError, ValueError):
+        return None
+    # First the handle, then the look: were the number used anew in between, the
+    # command line would be another one's.
+    try:
+        words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        words = []
+    found = Process(number, handle)
+    if uuid.encode() in words and not found.ended():
+        return found
+    os.close(handle)
+    return None
+
+
+def age(lab: Lab) -> float:
+    """Return how long ago the lab was started, in seconds."""
+    return max(0.0, time.time() - lab.created)

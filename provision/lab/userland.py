@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The programs of a lab node, made for kernels that no current C library accepts.
+
+busybox from Debian's source package with our own choice of applets (busybox.config),
+and our own init, agent and counter (``*.c`` here), all static with musl. Each is made
+once and kept in the cache under a digest of what went into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.console import say
+from provision.data import data_dir
+from provision.debian_archive import DebianArchive
+from provision.errors import FailedError
+from provision.musl import Arch, toolchain
+from provision.paths import cache_dir
+from provision.runner import LocalRunner
+
+
+@dataclass(frozen=True)
+class Busybox:
+    """The program, and the path of every applet's link to it, such as /bin/ls."""
+
+    program: Path
+    links: tuple[str, ...]
+
+
+def busybox(arch: Arch) -> Busybox:
+    """Return busybox for ``arch``, building it if the cache has none.
+
+    :raises MissingError: no compiler, or Debian's archive is out of reach.
+    :raises FailedError: it does not build; the message names the log.
+    """
+    compiler = toolchain(arch)
+    fragment = (data_dir("lab") / "busybox.config").read_text("utf-8")
+    root = cache_dir() / "lab"
+    target = root / f"busybox-{arch}-{_key(fragment, compiler.name)}"
+    if not target.is_dir():
+        say(f"building busybox for {arch}")
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".busybox-") as scratch:
+            made = _build_busybox(Path(scratch), compiler / "cc", fragment, root)
+            _settle(made, target)
+    links = (target / "links").read_text("utf-8").split()
+    return Busybox(target / "busybox", tuple(links))
+
+
+def program(name: str, arch: Arch) -> Path:
+    """Return the static program made from this directory's ``name``.c.
+
+    :raises FailedError: it does not compile.
+    """
+    compiler = toolchain(arch)
+    source = data_dir("lab") / f"{name}.c"
+    key = _key(source.read_text("utf-8"), compiler.name)
+    target = cache_dir() / "lab" / f"{name}-{arch}-{key}"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
+            made = Path(scratch) / name
+            argv = [str(compiler / "cc"), "-O2", "-Wall", "-s", "-o", str(made), str(source)]
+            LocalRunner().run(argv, timeout=120)
+            made.replace(target)
+    return target
+
+
+def _build_busybox(scratch: Path, compiler: Path, fragment: str, root: Path) -> Path:
+    tree = DebianArchive(cache_dir() / "debian").source("busybox", scratch / "source")
+    make = ["make", f"CC={compiler}", "HOSTCC=gcc", f"-j{os.cpu_count() or 1}"]
+    log = root / "busybox.log"
+
+    def run(target: str) -> None:
+        # Empty answers: what is not in the fragment keeps its default.
+        argv = ["sh", "-c", f"yes '' | {shlex.join(make)} {target}"]
+        result = LocalRunner().run(argv, cwd=tree, timeout=1800, check=False)
+        log.write_text(result.output, "utf-8")
+        if not result.ok:
+            raise FailedError(f"busybox: make {target} failed", hint=f"the log is {log}")
+
+    run("allnoconfig")
+    config = tree / ".config"
+    wanted = [line for line in fragment.splitlines() if line.startswith("CONFIG_")]
+    names = {line.split("=")[0] for line in wanted}
+    given = config.read_text("utf-8").splitlines()
+    # In this generation of Kconfig the first of two assignments wins.
+    rest = [ln for ln in given if ln.removeprefix("# ").split("=")[0].split(" ")[0] not in names]
+    config.write_text("\n".join([*rest, *wanted]) + "\n", "utf-8")
+    run("oldconfig")
+    taken = set(config.read_text("utf-8").splitlines())
+    refused = [line for line in wanted if line not in taken]
+    if refused:
+        raise FailedError(f"busybox.config: not accepted by this busybox: {' '.join(refused)}")
+    run("busybox")
+    run("busybox.links")
+    made = scratch / "made"
+    made.mkdir()
+    (tree / "busybox").replace(made / "busybox")
+    (tree / "busybox.links").replace(made / "links")
+    return made
+
+
+def _settle(made: Path, target: Path) -> None:
+    try:
+        made.rename(target)
+    except OSError:
+        # Another run was faster; what it made is the same.
+        if not target.is_dir():
+            raise
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
