@@ -105,7 +105,8 @@ def _continues(line: str) -> bool:
 def _commands(text: str) -> Iterator[tuple[int, Command]]:
     """Yield (offset, command) as GRUB reads them: joined lines, no comments."""
     start, joined = 0, ""
-    for offset, line in _physical(text):
+    # The empty line ends one that is continued up to the end of the file.
+    for offset, line in (*_physical(text), (len(text), "")):
         if not joined:
             start = offset
         body = line.rstrip("\n").replace("\r", "").replace("\t", " ")
@@ -234,10 +235,10 @@ def put(text: str, body: str) -> str:
     """
     region = _region(text)
     lines = body.strip("\n").split("\n")
-    if not lines[0].startswith("title") or not any(e.bootable for e in entries(body)):
-        raise MenuError("the stanza has no title or no kernel line")
     if any(_continues(line) or line.startswith("###") for line in lines):
         raise MenuError("the stanza holds a marker or a continued line")
+    if not lines[0].startswith("title") or not any(e.bootable for e in entries(body)):
+        raise MenuError("the stanza has no title or no kernel line")
     if not any(entry.bootable for entry in entries(text)):
         raise MenuError("the menu has no bootable entry to fall back to")
     if _LIST_BEGIN.search(text) and not _LIST_END.search(text):

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""GRUB Legacy's menu.lst: property tests, with grub-menulst2cfg as the judge of kernel lines."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from grub import legacy
+
+ORACLE = shutil.which("grub-menulst2cfg")
+needs_oracle = pytest.mark.skipif(
+    ORACLE is None, reason="needs grub-menulst2cfg: apt-get install grub-common"
+)
+
+BODY = """\
+title\t\tKerrighed 2.6.20-krg (node 2, session 1)
+root\t\t(hd0,0)
+kernel\t\t/boot/vmlinuz-2.6.20-krg root=/dev/hda1 ro session_id=1 node_id=2 panic=10
+"""
+OTHER_BODY = BODY.replace("node_id=2", "node_id=3").replace("node 2", "node 3")
+
+DEBIAN = (
+    "default\t\t1\n"
+    "timeout 5\n"
+    "### BEGIN AUTOMAGIC KERNELS LIST\n"
+    "# kopt=root=/dev/hda1 ro\n"
+    "\n"
+    "title\t\tDebian GNU/Linux, kernel 2.6.26-2-686\n"
+    "root\t\t(hd0,0)\n"
+    "kernel\t\t/boot/vmlinuz-2.6.26-2-686 root=/dev/hda1 ro quiet\n"
+    "initrd\t\t/boot/initrd.img-2.6.26-2-686\n"
+    "\n"
+    "title\t\tDebian GNU/Linux, kernel 2.6.26-2-686 (single-user mode)\n"
+    "root\t\t(hd0,0)\n"
+    "kernel\t\t/boot/vmlinuz-2.6.26-2-686 root=/dev/hda1 ro single\n"
+    "### END DEBIAN AUTOMAGIC KERNELS LIST\n"
+    "\n"
+    "title\t\tAnother system\n"
+    "rootnoverify\t(hd0,1)\n"
+    "savedefault\n"
+    "chainloader\t+1\n"
+)
+
+NORMAL = "Debian GNU/Linux, kernel 2.6.26-2-686"
+SINGLE = NORMAL + " (single-user mode)"
+
+
+def oracle(text: str, directory: Path) -> list[tuple[str, list[str]]]:
+    """Return (title, words of the kernel line) of every Linux entry as GRUB 2 converts them."""
+    assert ORACLE is not None
+    path = directory / "menu.lst"
+    path.write_bytes(text.encode("latin-1"))
+    done = subprocess.run([ORACLE, str(path)], capture_output=True, check=True)
+    found: list[tuple[str, list[str]]] = []
+    title = ""
+    for line in done.stdout.decode("latin-1").split("\n"):
+        if match := re.match(r"menuentry '(.*)' \{", line):
+            title = match.group(1)
+        elif line.startswith("  legacy_kernel "):
+            # The path comes as GRUB 2 names it, then as it was written; a carriage
+            # return, which GRUB Legacy skips, becomes an empty word.
+            words = re.findall(r"'([^']*)'", line)
+            found.append((title, [word for word in words[1:] if word]))
+    return found
+
+
+# Lines of menus as they occur, and some that hardly do.
+LINES = st.sampled_from(
+    [
+        "default\t\t0",
+        "default=1",
+        "default saved",
+        "timeout = 5",
+        "fallback 1",
+        "# a comment",
+        "# a comment that goes on \\",
+        "color cyan/blue white/blue",
+        "hiddenmenu",
+        "password --md5 $1$abc$def",
+        "title\t\tDebian",
+        "title Windows",
+        "  title indented",
+        "root\t\t(hd0,0)",
+        "rootnoverify (hd0,1)",
+        "uuid\t\t1234-abcd",
+        "kernel\t\t/boot/vmlinuz-2.6.26 root=/dev/hda1 ro quiet",
+        "kernel /vmlinuz root=/dev/sda1 ro \\",
+        "\tkernel --no-mem-option (hd0,0)/vmlinuz root=LABEL=x ro",
+        "initrd\t\t/boot/initrd.img-2.6.26",
+        "chainloader +1",
+        "makeactive",
+        "lock",
+        "savedefault",
+        "boot",
+        "",
+        "   ",
+        "\x00\xff\x85\x0c",
+        "### BEGIN AUTOMAGIC KERNELS LIST",
+        "### END DEBIAN AUTOMAGIC KERNELS LIST",
+    ]
+)
+ENDS = st.sampled_from(["\n", "\r\n", "\n\n"])
+NO_MARKERS = st.characters(max_codepoint=255, exclude_characters="#")
+
+
+@st.composite
+def menus(draw: st.DrawFn) -> str:
+    text = "".join(
+        line + draw(ENDS)
+        for line in draw(st.lists(st.one_of(LINES, st.text(NO_MARKERS)), max_size=14))
+    )
+    if draw(st.booleans()):
+        text += draw(st.sampled_from(DEBIAN.split("\n")))
+    return text if draw(st.booleans()) else DEBIAN + text
+
+
+def put(text: str, body: str = BODY) -> str | None:
+    try:
+        return legacy.put(text, body)
+    except legacy.MenuError:
+        return None
+
+
+@given(menus())
+def test_put_then_remove_gives_the_same_bytes(text: str) -> None:
+    done = put(text)
+    if done is not None:
+        assert done.startswith(text)
+        assert legacy.remove(done) == text
+
+
+@given(menus())
+def test_twice_is_once_and_an_update_touches_only_ours(text: str) -> None:
+    once = put(text)
+    if once is not None:
+        assert legacy.put(once, BODY) == once
+        other = legacy.put(once, OTHER_BODY)
+        assert legacy.put(other, BODY) == once
+        assert legacy.remove(other) == text
+
+
+@given(menus())
+def test_numbers_of_other_entries_stay_and_one_boots(text: str) -> None:
+    done = put(text)
+    if done is not None:
+        before, after = legacy.entries(text), legacy.entries(done)
+        assert after[:-1] == before
+        assert after[-1].ours and after[-1].bootable
+        assert any(entry.bootable for entry in before)
+        assert legacy.default_index(done) == legacy.default_index(text)
+
+
+@given(menus(), st.text(NO_MARKERS))
+def test_what_others_append_stays(text: str, tail: str) -> None:
+    done = put(text)
+    if done is not None:
+        changed = done + "title x\nchainloader +1\n" + tail
+        updated = legacy.put(changed, OTHER_BODY)
+        assert legacy.put(updated, BODY) == changed
+        assert legacy.remove(changed) == text + "title x\nchainloader +1\n" + tail
+
+
+@needs_oracle
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "title\t\tOne\nroot (hd0,0)\nkernel /boot/vmlinuz-1 root=/dev/hda1 ro\n",
+                "title Two\nroot\t(hd0,1)\nkernel\t/vmlinuz root=/dev/sda2  ro  q\nsavedefault\n",
+                "title Three\nrootnoverify (hd0,2)\nchainloader +1\n",
+                "# kernel /boot/no root=/dev/none\n",
+                "timeout=3\n",
+                "\n",
+                "title Four\nkernel (hd0,0)/boot/vmlinuz-4 root=/dev/hda3 vga=0x317\r\n",
+            ]
+        ),
+        max_size=6,
+    )
+)
+def test_kernel_lines_are_what_grub_reads(tmp_path: Path, parts: list[str]) -> None:
+    text = DEBIAN + "".join(parts)
+    done = legacy.put(text, BODY)
+    ours = [
+        (entry.title, [entry.kernel.path, *entry.kernel.arguments])
+        for entry in legacy.entries(done)
+        if entry.kernel is not None
+    ]
+    assert ours == oracle(done, tmp_path)
+    assert ours[-1] == (
+        "Kerrighed 2.6.20-krg (node 2, session 1)",
+        BODY.split("kernel\t\t")[1].split(),
+    )
+
+
+@needs_oracle
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n", " \\", "\\\n", "\\\r\n"])
+def test_last_line_of_any_kind_does_not_swallow_ours(end: str, tmp_path: Path) -> None:
+    text = DEBIAN.rstrip("\n") + end
+    done = legacy.put(text, BODY)
+    assert legacy.entries(done)[-1].kernel is not None
+    assert oracle(done, tmp_path)[-1][1][-2:] == ["node_id=2", "panic=10"]
+    assert legacy.remove(done) == text
+
+
+def test_line_ends_follow_the_file() -> None:
+    done = legacy.put(DEBIAN.replace("\n", "\r\n"), BODY)
+    assert done.count("\n") == done.count("\r\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no bootable entry"),
+        ("title Only a title\nroot (hd0,0)\n", "no bootable entry"),
+        (DEBIAN.replace("### END", "### AND"), "never ends"),
+        (legacy.put(DEBIAN, BODY).replace("### END KRG", "### AND KRG"), "marker"),
+        (legacy.put(DEBIAN, BODY) + legacy.put(DEBIAN, BODY), "marker"),
+    ],
+)
+def test_files_that_cannot_be_edited_safely(text: str, why: str) -> None:
+    with pytest.raises(legacy.MenuError, match=why):
+        legacy.put(text, BODY)
+
+
+@pytest.mark.parametrize("body", ["title x\n", "kernel /x\n", BODY + "### END KRG-PROVISION ###\n"])
+def test_stanza_must_be_one(body: str) -> None:
+    with pytest.raises(legacy.MenuError, match="stanza"):
+        legacy.put(DEBIAN, body)
+
+
+def test_remove_never_leaves_nothing_to_boot() -> None:
+    done = legacy.put(DEBIAN, BODY)
+    start = done.index("### BEGIN KRG")
+    assert legacy.remove(DEBIAN) == DEBIAN
+    with pytest.raises(legacy.MenuError, match="no bootable"):
+        legacy.remove(done[start:])
+
+
+@pytest.mark.parametrize(
+    ("text", "saved", "title"),
+    [
+        (DEBIAN, None, SINGLE),
+        (DEBIAN.replace("default\t\t1", "default 0"), None, NORMAL),
+        (DEBIAN.replace("default\t\t1", "default=2"), None, NORMAL),
+        (DEBIAN.replace("default\t\t1", "default saved"), None, NORMAL),
+        (
+            DEBIAN.replace("default\t\t1", "default\tsaved"),
+            1,
+            SINGLE,
+        ),
+        (DEBIAN.replace("default\t\t1", "default 99"), None, NORMAL),
+        (
+            legacy.put(DEBIAN, BODY).replace("default\t\t1", "default 3"),
+            None,
+            "Kerrighed 2.6.20-krg (node 2, session 1)",
+        ),
+    ],
+)  # fmt: skip
+def test_known_good_entry(text: str, saved: int | None, title: str) -> None:
+    assert legacy.known_good(text, saved).title == title
+
+
+def test_no_known_good_entry() -> None:
+    with pytest.raises(legacy.MenuError, match="root="):
+        legacy.known_good("title Xen\nkernel /boot/xen.gz\nmodule /boot/vmlinuz root=/dev/hda1\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("2\n#\n#\nWARNING", 2),
+        ("12\0#\n#\n", 12),
+        ("saved", None),
+        ("", None),
+        ("3", 3),
+        ("99999999999\n", None),
+    ],
+)
+def test_saved_index(text: str, number: int | None) -> None:
+    assert legacy.saved_index(text) == number
+
+
+@pytest.mark.parametrize(
+    ("path", "separate", "want"),
+    [
+        ("/boot/vmlinuz-2.6.26", False, "/boot/new"),
+        ("/boot/vmlinuz-2.6.26", True, "/boot/new"),
+        ("/vmlinuz-2.6.26", True, "/new"),
+        # Debian's link in the root directory: the file itself is in /boot.
+        ("/vmlinuz", False, "/boot/new"),
+        ("(hd0,0)/boot/vmlinuz", False, "(hd0,0)/boot/new"),
+        ("(hd0,0)/vmlinuz", True, "(hd0,0)/new"),
+    ],
+)
+def test_kernel_path(path: str, separate: bool, want: str) -> None:
+    assert legacy.kernel_path(legacy.Kernel(path, ()), "new", boot_is_separate=separate) == want
+
+
+def test_arguments_are_set_once() -> None:
+    before = ("root=/dev/hda1", "ro", "node_id=9", "session_id=3", "panic=5", "noapic")
+    ours = (("session_id", "1"), ("node_id", "2"), ("panic", "10"))
+    want = ("root=/dev/hda1", "ro", "session_id=1", "node_id=2", "panic=10", "noapic")
+    once = legacy.with_arguments(before, ours, ("noapic",))
+    assert once == want
+    assert legacy.with_arguments(once, ours, ("noapic",)) == want
