@@ -336,14 +336,15 @@ class Session:
         """
         token = secrets.token_hex(8)
         stage = _STAGE + token
-        areas = dict.fromkeys(("/etc", *(area(change.place) for change in plan.changes)))
+        areas = {area(change.place) for change in plan.changes} - {"/etc"}
         tree = f"/lib/modules/{kernel_release}"
         texts = [c for c in plan.changes if c.wanted.is_text]
         backups = [c.place for c in texts if isinstance(c.before, Text)]
         script = render(
             "apply.sh.j2",
             stage=stage,
-            stages=" ".join(f"{name}/{stage}" for name in areas),
+            # The one in /etc last: as long as it is there, the others will be looked for.
+            stages=" ".join(f"{name}/{stage}" for name in (*sorted(areas), "/etc")),
             areas=_STAGE_AREAS,
             before=[(_digest(change), change.place) for change in texts],
             backups=[(path.rpartition("/")[0], path) for path in backups],
@@ -361,7 +362,7 @@ class Session:
         said = output.out.decode("utf-8", "replace").strip().splitlines()
         last = said[-1] if said else ""
         kind, _, rest = last.partition(" ")
-        if output.status == 0 and last == "done":
+        if output.status == 0 and last == "finished":
             return
         if output.timed_out:
             raise FailedError("the node stopped answering; run deploy again")

@@ -22,7 +22,7 @@ AREAS = ("/lib/modules", "/usr/local", "/etc")
 _BLOCK = 4096
 _RESERVE = 128 * 1024
 
-_SAFE_PATH = re.compile(r"(?:/[A-Za-z0-9_+@%=,:~-][A-Za-z0-9._+@%=,:~-]*){1,32}")
+_SAFE_PATH = re.compile(r"(?:/[A-Za-z0-9_+@%=,:~][A-Za-z0-9._+@%=,:~-]*){1,32}")
 
 
 def is_safe_path(path: str) -> bool:
