@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Speed, as ratios within one run: ./dev bench.
+
+Everything is built from the real sources in private directories, so that no cache
+of the user's is used or touched. By hand means: the same prepared tree, the same
+make, its output in a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from provision import configure, release, sources, tools
+from provision.artifacts import load
+from provision.paths import sources_dir
+from provision.runner import LocalRunner
+
+KRG = [sys.executable, "-m", "provision"]
+
+
+def timed(argv: list[str], env: dict[str, str], log: Path, cwd: Path | None = None) -> float:
+    """Run a command with its output in ``log``; return seconds; end when it fails."""
+    started = time.monotonic()
+    with log.open("ab") as stream:
+        done = subprocess.run(argv, env=env, stdout=stream, stderr=subprocess.STDOUT, cwd=cwd)
+    if done.returncode:
+        sys.exit(f"{' '.join(argv)} failed: see {log}")
+    return time.monotonic() - started
+
+
+def by_hand(where: Path, arch: str, jobs: int, log: Path, source_dir: Path) -> float:
+    """Prepare the release's tree, then time make and make modules_install as typed by hand."""
+    chosen = release.load(release.DEFAULT)
+    found = sources.sources_of(chosen, source_dir, download=False)
+    versions = tools.survey(LocalRunner(), chosen.arch(arch).gcc_flags).versions
+    facts = {**versions, "kernel": chosen.kernel_version, "arch": arch}
+    trees, _ = sources.prepare(chosen, found, where, facts)
+    linux = trees["linux"]
+    text = configure.text(linux, chosen, arch, configure.Wishes(), "bench000")
+    (linux / ".config").write_text(text)
+    env = {**os.environ, "LC_ALL": "C"}
+    subprocess.run(
+        ["sh", "-c", f"yes '' | make ARCH={arch} oldconfig >/dev/null 2>&1"], cwd=linux, check=True
+    )
+    cc = "CC=" + " ".join(["gcc", *chosen.arch(arch).gcc_flags])
+    make = ["make", f"ARCH={arch}", cc]
+    seconds = timed([*make, f"-j{jobs}", "bzImage", "modules"], env, log, linux)
+    install = [*make, "DEPMOD=/bin/true", f"INSTALL_MOD_PATH={where}/stage", "modules_install"]
+    return seconds + timed(install, env, log, linux)
+
+
+def main() -> None:
+    """Run the benchmarks and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", default="x86_64")
+    parser.add_argument("--rounds", type=int, default=1, help="by hand and by program, in turns")
+    options = parser.parse_args()
+    real = sources_dir()
+    jobs = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix="krg-bench-") as name:
+        top = Path(name)
+        log = top / "log"
+        env = {
+            **os.environ,
+            "XDG_CACHE_HOME": str(top / "cache"),
+            "XDG_DATA_HOME": str(top / "data"),
+            "CCACHE_DIR": str(top / "ccache"),
+        }
+        # musl comes from the network once: no part of what is measured.
+        for made in (real.parent).glob("musl-*"):
+            shutil.copytree(made, top / "cache/krg-provision" / made.name, symlinks=True)
+        build = [*KRG, "build-kernel", "-q", "--arch", options.arch, "--source-dir", str(real)]
+        hand, ours = [], []
+        for number in range(options.rounds):
+            hand.append(by_hand(top / f"hand{number}", options.arch, jobs, log, real))
+            shutil.rmtree(top / f"hand{number}")
+            out = top / f"plain{number}"
+            timed([*build, "--no-ccache", "-o", str(out)], env, log)
+            ours.append(load(out).manifest["seconds"]["kernel"])
+        again = timed([*build, "--no-ccache", "-o", str(top / "plain0")], env, log)
+        cold = timed([*build, "--ccache", "-o", str(top / "cold")], env, log)
+        warm = timed([*build, "--ccache", "-o", str(top / "warm")], env, log)
+    ratio = min(ours) / min(hand)
+    print(f"kernel step, {options.arch}, -j{jobs}, {options.rounds} round(s)")
+    print(
+        f"  by hand {min(hand):7.1f} s   build-kernel {min(ours):7.1f} s   ratio {ratio:.3f} (goal 1.03)"
+    )
+    print(f"up-to-date second run {again:.2f} s (goal 2)")
+    print(
+        f"ccache: first {cold:.1f} s, clean rebuild {warm:.1f} s, ratio {warm / cold:.2f} (goal 0.40)"
+    )
+
+
+if __name__ == "__main__":
+    main()
