@@ -330,9 +330,17 @@ def observe(target: Target, among: Fleet) -> dict[str, Outcome]:
 
 
 def apply(
-    target: Target, among: Fleet, seen: Mapping[str, Outcome], say: Say
+    target: Target,
+    among: Fleet,
+    seen: Mapping[str, Outcome],
+    say: Say,
+    on_sent: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Outcome]:
-    """Carry out the plans of the nodes that would change; return all outcomes."""
+    """Carry out the plans of the nodes that would change; return all outcomes.
+
+    :param say: takes one line when a node begins and when it is done.
+    :param on_sent: takes the bytes of every file that was sent, to any node.
+    """
     done = dict(seen)
     date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
@@ -341,7 +349,7 @@ def apply(
         assert outcome.plan is not None and outcome.facts is not None
         say(f"{node.name}: sending {size(outcome.plan.upload)}")
         started = time.monotonic()
-        among.session(node).apply(outcome.plan, target.build.kernel_release, date)
+        among.session(node).apply(outcome.plan, target.build.kernel_release, date, on_sent)
         return time.monotonic() - started
 
     nodes = [o.node for o in seen.values() if o.state == "would change"]

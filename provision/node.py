@@ -127,11 +127,12 @@ def _policy(node: Node) -> Any:
             self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
         ) -> None:
             file = node.known_hosts or "~/.ssh/known_hosts"
+            # paramiko's name for it; of a jump host's key, that is the jump host.
+            host, _, port = hostname.lstrip("[").partition("]:")
             raise FailedError(
                 f"unknown host key {fingerprint(key)} ({key.get_name()}) of {hostname}",
                 hint="compare it on the node: ssh-keygen -lf /etc/ssh/ssh_host_KIND_key.pub; "
-                f"if it is the same: ssh-keyscan -t {_kind(key)} -p {node.port} "
-                f"{node.address} >>{file}",
+                f"if it is the same: ssh-keyscan -t {_kind(key)} -p {port or 22} {host} >>{file}",
             )
 
     return Refuse()
@@ -328,9 +329,16 @@ class Session:
             )
         raise FailedError(f"the node's answer makes no sense: {said[-1] if said else 'no output'}")
 
-    def apply(self, plan: Plan, kernel_release: str, date: str) -> None:
+    def apply(
+        self,
+        plan: Plan,
+        kernel_release: str,
+        date: str,
+        on_sent: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Carry out the plan: all files, or none of them.
 
+        :param on_sent: told the size of every file that was sent.
         :raises FailedError: nothing was changed, unless the message says that some
             files are in place.
         """
@@ -354,7 +362,7 @@ class Session:
             runs=plan.runs,
         )
         output = self.run(
-            script, label=stage, send=lambda pipe: _write_tar(pipe, plan.changes, stage)
+            script, label=stage, send=lambda pipe: _write_tar(pipe, plan.changes, stage, on_sent)
         )
         self._judge(output)
 
@@ -416,7 +424,9 @@ def _digest(change: Change) -> str:
     return "-" if change.before is None else str(change.before.sha256)
 
 
-def _write_tar(pipe: IO[bytes], changes: Sequence[Change], stage: str) -> None:
+def _write_tar(
+    pipe: IO[bytes], changes: Sequence[Change], stage: str, on_sent: Callable[[int], None]
+) -> None:
     """Send the files in their staging places, and before them the lists that check and move."""
     sums, moves = [], []
     for change in changes:
@@ -434,6 +444,7 @@ def _write_tar(pipe: IO[bytes], changes: Sequence[Change], stage: str) -> None:
             _add(archive, f"etc/{stage}/{name}", text.encode(), 0o600)
         for change, move in zip(changes, moves, strict=True):
             _add_change(archive, change, move.split(" ")[0].lstrip("/"))
+            on_sent(change.wanted.size)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:

@@ -18,9 +18,6 @@ from provision.deploy import MENU, Target, build_files, fleet, make_plan
 from provision.errors import KrgError
 from provision.facts import Facts
 
-# A script that is silent for this long hangs: it prints as it goes.
-IDLE_SECONDS = 30.0
-
 
 @dataclass(frozen=True)
 class Status:
@@ -86,8 +83,11 @@ def _build(target: Target | None, node: Node, facts: Facts) -> str:
     return "running" if facts.word("kernel") == target.build.kernel_release else "installed"
 
 
-def ask(cluster: Cluster, build: Artifacts | None, forks: int) -> tuple[Status, ...]:
+def ask(cluster: Cluster, build: Artifacts | None, forks: int, idle: float) -> tuple[Status, ...]:
     """Ask every node; one that cannot be reached has ``error`` set.
+
+    :param idle: seconds of silence after which a node's answer is taken as it is: the
+        script prints as it goes, so what hangs is what comes next.
 
     :raises InputError: the build is damaged.
     """
@@ -102,7 +102,7 @@ def ask(cluster: Cluster, build: Artifacts | None, forks: int) -> tuple[Status, 
 
         def one(node: Node) -> Facts:
             session = among.session(node).__enter__()
-            return session.facts(paths, running=True, idle=IDLE_SECONDS)
+            return session.facts(paths, running=True, idle=idle)
 
         for node, answer in among.each(cluster.nodes, one):
             if isinstance(answer, KrgError):

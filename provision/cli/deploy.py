@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,11 +79,26 @@ def deploy(
         if form == "text":
             _show(wanted, list(outcomes.values()), verbose)
         if not check:
-            outcomes = apply(wanted, among, outcomes, say)
+            total = sum(o.plan.upload for o in outcomes.values() if o.plan and not o.bad)
+            with _progress(total) as on_sent:
+                outcomes = apply(wanted, among, outcomes, say, on_sent)
     _report(wanted, list(outcomes.values()), form, check)
     changes = check and any(o.state == "would change" for o in outcomes.values())
     if changes or any(o.bad for o in outcomes.values()):
         sys.exit(1)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show how much of ``total`` bytes was sent: a bar on a terminal, nothing in a pipe."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from provision.console import err
+
+    columns = ("sending", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err(), disable=not err().is_terminal or not total) as bar:
+        task = bar.add_task("sending", total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def _show(target: Target, outcomes: Sequence[Outcome], verbose: bool) -> None:

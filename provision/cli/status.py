@@ -33,9 +33,17 @@ if TYPE_CHECKING:
     "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
 )
 @click.option(
+    "--timeout",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(1, 3600),
+    metavar="SECONDS",
+    help="How long a node may be silent.",
+)
+@click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
-def status(*, nodes: Path, artifacts: Path | None, forks: int, form: str) -> None:
+def status(*, nodes: Path, artifacts: Path | None, forks: int, timeout: float, form: str) -> None:
     """Show each node's kernel, ids, cluster and how its files compare with the build.
 
     Exit code 1: a node cannot be reached, or runs with another id or session than the
@@ -54,7 +62,7 @@ def status(*, nodes: Path, artifacts: Path | None, forks: int, form: str) -> Non
     cluster = read_cluster(nodes)
     build = _build(cluster, artifacts)
     check_access(cluster.nodes)
-    found = ask(cluster, build, forks)
+    found = ask(cluster, build, forks, timeout)
     if form == "json":
         click.echo(json.dumps({"nodes": [as_json(one) for one in found]}, indent=1))
     else:

@@ -197,7 +197,8 @@ class Hosts:
         self.known_hosts.write_text(
             "".join(f"{host.address} {host.host_key}\n" for host in self.hosts)
         )
-        text = f'session = 7\nnbmin = {min(2, len(self.hosts))}\n{extra}\n[defaults]\nkey = "{self.key}"\n'
+        text = f"session = 7\nnbmin = {min(2, len(self.hosts))}\n{extra}\n"
+        text += f'[defaults]\nkey = "{self.key}"\n'
         text += 'known_hosts = "known_hosts"\ninterface = "eth0"\n'
         for host in self.hosts:
             text += f'\n[[node]]\nname = "{host.name}"\nid = {host.number}\n'

@@ -294,3 +294,38 @@ def test_status(hosts: Hosts, build: Path) -> None:
     nodes = json.loads(hosts.run(*arguments, "--format", "json").stdout)["nodes"]
     assert [node["reached"] for node in nodes] == [True, True, False]
     assert [node["node_id"] for node in nodes] == [1, 2, None]
+
+
+def test_status_of_a_node_that_hangs_keeps_what_it_said(host: Hosts, build: Path) -> None:
+    # A file that never answers, as on a node whose cluster has lost a member.
+    host.hosts[0].path("/sys/kerrighed").mkdir()
+    os.mkfifo(host.hosts[0].path("/sys/kerrighed/node_id"))
+    done = host.run(
+        "status", "--nodes", str(host.cluster), "--artifacts", str(build), "--timeout", "2"
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.splitlines()[1].split()[:3] == ["krg1", "yes", os.uname().release]
+    assert "krg1: stopped answering" in done.stdout
+
+
+def test_jump_hosts_keys_are_verified_too(hosts: Hosts, build: Path) -> None:
+    jump, node = hosts.hosts[0], hosts.hosts[1]
+    hosts.hosts[:], everyone = [node], list(hosts.hosts)
+    hosts.write()
+    settings = Path(hosts.environment()["HOME"]) / ".ssh"
+    settings.mkdir()
+    (settings / "config").write_text(
+        f"Host {node.address}\n  ProxyJump root@{jump.address}\n"
+        f"Host *\n  IdentityFile {hosts.key}\n"
+    )
+    code, out, _ = deploy(hosts, build)
+    known, cluster = hosts.known_hosts.read_text(), hosts.cluster.read_text()
+    hosts.hosts[:] = everyone
+    assert code == 1
+    assert f"(ssh-ed25519) of {jump.address}" in out
+    assert f"ssh-keyscan -t ed25519 -p 22 {jump.address} >>" in out
+    hosts.cluster.write_text(cluster)
+    hosts.known_hosts.write_text(known + f"{jump.address} {jump.host_key}\n")
+    code, out, err = deploy(hosts, build)
+    assert code == 0, out + err
+    assert "1 node: 1 changed" in out
