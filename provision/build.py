@@ -37,7 +37,7 @@ RECIPE = 1
 _SPACE = 2 << 30
 _COMPILES = re.compile(r"^\s+(?:CC|AS|HOSTCC)\s|^(?:\S*/)?libtool: compile|^\S*cc .* -c ")
 _ERROR = re.compile(
-    r"(?:^|\s)(?:fatal )?error: |undefined reference|^ERROR: |: Assembler messages"
+    r"(?:^|\s)(?:fatal )?error: |undefined reference|^ERROR: |:\d+: Error: "
     r"|\*\*\* .*(?:Error|Stop|No rule)"
 )
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
