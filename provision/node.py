@@ -468,5 +468,9 @@ def _add_change(archive: tarfile.TarFile, change: Change, name: str) -> None:
         archive.addfile(member, io.BytesIO(wanted.content))
         return
     assert wanted.source is not None
-    with wanted.source.open("rb") as stream:
+    try:
+        stream = wanted.source.open("rb")
+    except OSError as error:
+        raise FailedError(f"{wanted.source}: {error.strerror}") from error
+    with stream:
         archive.addfile(member, stream)

@@ -54,7 +54,7 @@ def read(cluster: Cluster, node: Node, facts: Facts, target: Target | None) -> S
         findings.append(f"runs in session {session}, the cluster file says {cluster.session}")
     if not facts.complete:
         findings.append("stopped answering while it was asked for its cluster")
-    words = re.findall(r"([A-Z]+):([0-9]{1,6})\b", facts.word("nrnodes") or "")
+    words = re.findall(r"([A-Z]+): *([0-9]{1,6})\b", facts.word("nrnodes") or "")
     return Status(
         node,
         kernel=facts.word("kernel"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from provision import artifacts, facts, plan
+from provision import artifacts, facts, plan, status
 from provision.cluster import Cluster, Node
 from provision.data import data_dir, render
 from provision.deploy import MENU, Target, build_files, make_plan
@@ -210,6 +210,44 @@ def test_what_a_node_says_is_not_trusted() -> None:
 
 def test_cut_answer_is_not_complete() -> None:
     assert not facts.parse(b"uid 0\ntext /t 644 0 0 /t\nhalf", "mark").complete
+
+
+def test_status_reads_counts_and_tells_wrong_ids() -> None:
+    node = Node("krg2", 2, "10.0.0.2")
+    cluster = Cluster(1, 1, (node,))
+    answer = some_facts(
+        node_id="3", session_id="1", nrnodes="POSSIBLE:3 ONLINE:3 PRESENT:2", kernel=RELEASE
+    )
+    found = status.read(cluster, node, answer, None)
+    assert dict(found.counts) == {"possible": 3, "online": 3, "present": 2}
+    assert found.findings == ("runs as node 3, the cluster file says 2",)
+    assert status.rows([found])[1][1:7] == ("yes", RELEASE, "3", "1", "3", "2")
+    cut = status.read(cluster, node, replace(answer, complete=False), None)
+    assert any("stopped answering" in text for text in cut.findings)
+
+
+def test_known_hosts_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text(
+        'session = 1\nknown_hosts = "nowhere"\n[[node]]\nname = "a"\nid = 1\n'
+        'address = "127.0.0.1"\n'
+    )
+    done = run("status", "--nodes", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"known_hosts {tmp_path}/nowhere: cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "folded"),
+    [
+        (["krg1", "krg2", "krg3"], "krg[1-3]"),
+        (["krg08", "krg09", "krg11"], "krg[08-09,11]"),
+        (["192.168.0.103", "192.168.0.104", "192.168.0.101"], "192.168.0.[101,103-104]"),
+        (["a-1.example.org"], "a-1.example.org"),
+    ],
+)
+def test_node_sets(names: list[str], folded: str) -> None:
+    assert plan.fold(names) == folded
 
 
 @pytest.mark.skipif(
