@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NAME = click.option("--name", default="lab", show_default=True, help="Which lab.")
+_NAME = click.option("--name", default="krg", show_default=True, help="Which lab.")
 _FORMAT = click.option(
     "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
@@ -178,7 +178,7 @@ def list_labs(style: str) -> None:
     Examples:
       krg-provision lab list
     """
-    from provision.lab import lifecycle
+    from provision.lab import lifecycle, state
 
     labs = lifecycle.overview()
     if style == "json":
@@ -196,9 +196,16 @@ def list_labs(style: str) -> None:
         click.echo(json.dumps(rows, indent=1))
         return
     _table(
-        ("lab", "running", "session", "kernel", "build"),
+        ("lab", "running", "for", "session", "kernel", "build"),
         [
-            (one.name, f"{running} of {len(one.nodes)}", one.session, one.kernel_release, one.build)
+            (
+                one.name,
+                f"{running} of {len(one.nodes)}",
+                f"{state.age(one) / 60:.0f} min",
+                one.session,
+                one.kernel_release,
+                one.build,
+            )
             for one, running in labs
         ],
     )
@@ -221,7 +228,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in head:
         table.add_column(name, overflow="fold")
-    bad = ("MISSING", "ended", "failed")
+    bad = ("MISSING", "ended", "failed", "silent")
     for row in text:
         table.add_row(*(Text(c, style="red" if c in bad else "") for c in row))
     out().print(table)

@@ -25,7 +25,9 @@ from provision.lab.state import Lab, LabNode
 from provision.paths import cache_dir
 
 DEVICE = Path("/dev/kvm")
-TRIAL_SECONDS = 40.0
+TRIAL_SECONDS = 60.0
+# A kernel that runs at all has said much by then: one that hangs has said nothing.
+SILENCE_SECONDS = 8.0
 
 
 def choose(wish: str, artifacts: Artifacts, image: Path) -> str:
@@ -87,13 +89,13 @@ def _boots(artifacts: Artifacts, image: Path) -> bool:
         trial.path(node).mkdir()
         try:
             qemu.start(trial, node, artifacts.path("vmlinuz"), image)
-            deadline = time.monotonic() + TRIAL_SECONDS
-            while time.monotonic() < deadline and state.pid(trial, node):
-                if any(
-                    "lab: Kerrighed is loaded" in line
-                    for line in qemu.console_tail(trial, node, 100)
-                ):
+            started = time.monotonic()
+            while (waited := time.monotonic() - started) < TRIAL_SECONDS:
+                said = qemu.console_tail(trial, node, 100)
+                if any("lab: Kerrighed is loaded" in line for line in said):
                     return True
+                if not state.pid(trial, node) or (not said and waited > SILENCE_SECONDS):
+                    return False
                 time.sleep(0.2)
         except FailedError:
             return False

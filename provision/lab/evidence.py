@@ -92,10 +92,11 @@ def _modules(lab: Lab) -> list[Evidence]:
     for seen in lifecycle.status(lab, STEP_SECONDS):
         where = f"node {seen.number}"
         want = f"up, {lab.kernel_release}"
-        have = f"{seen.state}, {seen.kernel_release}"
+        have = seen.state + (f", {seen.kernel_release}" if seen.kernel_release else "")
         found.append(Evidence("kernel booted", where, want, have, want == have))
         want = f"node {seen.number}, session {lab.session}"
-        have = f"node {seen.node_id}, session {seen.session_id}"
+        loaded = seen.node_id is not None
+        have = f"node {seen.node_id}, session {seen.session_id}" if loaded else "not seen"
         found.append(Evidence("module loaded", where, want, have, want == have))
     return found
 

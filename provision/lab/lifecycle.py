@@ -36,8 +36,8 @@ _LOOK = (
 class NodeStatus:
     """What a node is seen to be: its process, and what it says of itself.
 
-    ``state`` is "ended", "booting" (it runs and does not answer), "failed" (its start
-    script did) or "up"; what is not known is None.
+    ``state`` is "ended" (its QEMU does not run), "silent" (it runs and does not answer),
+    "booting", "failed" (its start script did) or "up"; what is not known is None.
     """
 
     number: int
@@ -67,6 +67,11 @@ def up(
     _check_range("session", session, 0, 255)  # an unsigned char in the kernel
     _check_range("memory", memory, 64, 3072)
     qemu.program(artifacts.arch)
+    if changed := artifacts.changed():
+        raise InputError(
+            f"{artifacts.directory}: not as it was built: {', '.join(changed[:3])}",
+            hint="remove the directory and build again: krg-provision build-kernel",
+        )
     with state.locked(name):
         _check_down(name)
         _check_memory(nodes * memory)
@@ -120,7 +125,7 @@ def look(lab: Lab, node: LabNode, timeout: float) -> NodeStatus:
     try:
         said = agent.run(lab.path(node), f"({_LOOK}) 2>/dev/null", timeout).output
     except agent.SilentError:
-        return NodeStatus(node.number, "booting" if state.pid(lab, node) else "ended", pid)
+        return NodeStatus(node.number, "silent" if state.pid(lab, node) else "ended", pid)
     return parse_look(node.number, pid, said)
 
 
