@@ -248,8 +248,9 @@ class _Run:
         self.times["configure"] = time.monotonic() - started
 
     def _send(self) -> None:
-        compiler = musl.toolchain(self.order.arch)  # type: ignore[arg-type]
-        shutil.copytree(compiler, self.work / "musl", symlinks=True)
+        if any("{musl_cc}" in word for s in self.order.release.steps for a in s.run for word in a):
+            compiler = musl.toolchain(self.order.arch)  # type: ignore[arg-type]
+            shutil.copytree(compiler, self.work / "musl", symlinks=True)
         if not self.runner.is_local:
             self.phases.update(f"send to {self.runner.name}")
             self.runner.run(["rm", "-rf", str(self.there)])

@@ -88,13 +88,16 @@ def _holds(condition: str, have: str) -> bool:
 
 
 def load(name: str) -> list[Fixup]:
-    """Read fixups/``name``.toml; InputError names the file and what is wrong in it."""
-    path = data_dir("fixups") / f"{name}.toml"
+    """Read shipped fix-ups by name, or a file when ``name`` ends in .toml.
+
+    :raises InputError: names the file and what is wrong in it.
+    """
+    path = Path(name) if name.endswith(".toml") else data_dir("fixups") / f"{name}.toml"
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"no fix-ups called {name}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}") from error
     return [_fixup(entry, path) for entry in raw.get("fixup", [])]
 

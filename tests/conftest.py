@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A home of its own for every test that asks for one, and the release in small."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mini as _mini
+
+ROOT = Path(__file__).resolve().parent.parent
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a home directory of its own, so that it cannot touch the user's."""
+    place = tmp_path / "home"
+    place.mkdir()
+    # A compiler cache is a cache of the machine's, not of the user's settings.
+    monkeypatch.setenv("CCACHE_DIR", os.environ.get("CCACHE_DIR", str(Path.home() / ".cache/ccache")))
+    monkeypatch.setenv("HOME", str(place))
+    for name in ("CACHE", "DATA", "STATE", "CONFIG"):
+        monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
+    for name in ("SSH_AUTH_SOCK", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return place
+
+
+@pytest.fixture
+def mini(tmp_path: Path, home: Path) -> _mini.Mini:
+    """Return the release in small."""
+    return _mini.make(tmp_path / "mini")
+
+
+@pytest.fixture
+def krg(home: Path) -> Command:
+    """Return a function that runs the command as a process of its own."""
+
+    def run(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
+        settings: dict[str, object] = {"cwd": home, "timeout": 300, "stdin": subprocess.DEVNULL}
+        return subprocess.run(
+            [sys.executable, "-m", "provision", *map(str, args)],
+            capture_output=True,
+            text=True,
+            **(settings | options),  # type: ignore[call-overload]
+        )
+
+    return run
