@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,11 @@ from provision.lab import agent, qemu, state
 from provision.lab.accel import choose
 from provision.lab.image import initramfs
 from provision.lab.state import Lab, LabNode
+from provision.paths import cache_dir, labs_dir
 
 BOOT_SECONDS = 300.0  # seen: 7 s on an idle machine, minutes on a crowded one
 MOST_NODES = 32
+LOG_MEGABYTES = 2
 
 # One round trip; all of it answers even when another node of the cluster is lost,
 # which cannot be said of ps, /proc/cpuinfo or /proc/meminfo.
@@ -75,7 +79,9 @@ def up(
     with state.locked(name):
         _check_down(name)
         _check_memory(nodes * memory)
-        image = initramfs(artifacts)
+        _check_space(nodes)
+        with _space_named():
+            image = initramfs(artifacts)
         kernel = artifacts.path("vmlinuz")
         lab = Lab(
             name=name,
@@ -185,6 +191,30 @@ def _check_memory(megabytes: int) -> None:
             f"the nodes want {megabytes} MB of memory, and {available} MB are free",
             hint="fewer --nodes or less --memory",
         )
+
+
+def _check_space(nodes: int) -> None:
+    # QEMU drops what it cannot write to a console's log, and says nothing.
+    free = shutil.disk_usage(labs_dir()).free >> 20
+    if free < nodes * LOG_MEGABYTES:
+        raise MissingError(
+            f"{labs_dir()}: {free} MB free; {nodes} nodes' consoles may need "
+            f"{nodes * LOG_MEGABYTES} MB",
+            hint="make room there, or set XDG_STATE_HOME to a place with some",
+        )
+
+
+@contextlib.contextmanager
+def _space_named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise MissingError(
+            f"no space left in {cache_dir()}, where the nodes' programs are made",
+            hint="make room there (about 100 MB), or set XDG_CACHE_HOME to a place with some",
+        ) from error
 
 
 def _lay_out(lab: Lab) -> None:

@@ -238,6 +238,33 @@ def test_no_qemu_names_the_package(user: User, tmp_path: Path) -> None:
     assert "apt-get install qemu-system-x86" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [("XDG_STATE_HOME", "0 MB free"), ("XDG_CACHE_HOME", "no space left in")],
+)
+def test_no_space(user: User, tmp_path: Path, variable: str, said: str) -> None:
+    build = build_for("x86_64")
+    small = tmp_path / "small"
+    small.mkdir()
+    # A mount of the child's own: it ends with it.
+    script = 'mount -t tmpfs -o size=16k none "$1" && shift && exec "$@"'
+    words = user.argv("up", "--artifacts", str(build.directory), "--accel", "tcg")
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", small, *words],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**user.env, variable: str(small)},
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no mount namespaces here: {done.stderr.strip()}")
+    assert done.returncode == 3
+    assert said in done.stderr.splitlines()[-2]
+    assert str(small) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_build(user: User, tmp_path: Path) -> None:
     done = user("up", XDG_DATA_HOME=str(tmp_path))
     assert done.returncode == 2
