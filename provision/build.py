@@ -25,7 +25,7 @@ from typing import IO
 
 from provision import __version__, artifacts, configure, elf, fixup, musl, sources, tools
 from provision.artifacts import Artifacts
-from provision.errors import FailedError
+from provision.errors import FailedError, InputError, MissingError
 from provision.paths import builds_dir, cache_dir, sources_dir
 from provision.progress import Phases
 from provision.release import Release, Step
@@ -35,6 +35,7 @@ from provision.tools import Toolchain
 # Part of every build's key: raise it when the same inputs give another result.
 RECIPE = 1
 _SPACE = 2 << 30
+_FULL = 1 << 20
 _COMPILES = re.compile(r"^\s+(?:CC|AS|HOSTCC)\s|^(?:\S*/)?libtool: compile|^\S*cc .* -c ")
 _ERROR = re.compile(
     r"(?:^|\s)(?:fatal )?error: |undefined reference|^ERROR: |:\d+: Error: "
@@ -111,7 +112,9 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
         return done, False
     work = (order.work or cache_dir() / "work") / name
     sources.need_space(work, _SPACE, "a build")
-    with _only_one(work):
+    # The result's place too: other inputs may have been told to go there.
+    place = hashlib.sha256(os.fsencode(final)).hexdigest()[:16]
+    with _only_one(work), _only_one(cache_dir() / "locks" / place):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         partial = final.with_name(f".{final.name}.partial")
@@ -122,8 +125,14 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
             run.all()
             phases.update("finish")
             _replace(partial, final)
-        except BaseException:
+        except BaseException as error:
+            full = next((p for p in (work, partial) if sources.disk_free(p) < _FULL), None)
             shutil.rmtree(partial, ignore_errors=True)
+            if full is not None and isinstance(error, FailedError | OSError):
+                raise MissingError(
+                    f"{full}: no space left on the device",
+                    hint="make room, or name other places with --output and --work-dir",
+                ) from error
             raise
         if not order.keep_work:
             shutil.rmtree(work)
@@ -132,8 +141,8 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
 
 def _finished(final: Path, key: Key, phases: Phases) -> Artifacts | None:
     if not (final / artifacts.MANIFEST).is_file():
-        if final.exists() and any(final.iterdir()):
-            raise FailedError(
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise InputError(
                 f"{final}: exists and is not a build", hint="name another directory with --output"
             )
         return None

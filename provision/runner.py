@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from provision.errors import FailedError, MissingError
+from provision.unpack import unpack
 
 if TYPE_CHECKING:
     from fabric import Connection
@@ -179,12 +180,19 @@ class LocalRunner:
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
-        for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            with contextlib.suppress(ProcessLookupError):
+        """End the process group: all of it, also what outlives its first process."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + 5.0
+            try:
                 os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(patience)
-                return
+                while time.monotonic() < deadline:
+                    process.poll()
+                    # Signal 0 only asks whether anybody is left.
+                    os.killpg(process.pid, 0)
+                    time.sleep(0.02)
+            except (ProcessLookupError, PermissionError):
+                break
+        process.wait()
 
     def send_tree(self, source: Path, target: Path) -> None:
         """Copy a directory; nothing to do when both names are the same directory."""
@@ -292,17 +300,18 @@ class HostRunner:
                 raise FailedError(f"{self.name}: could not receive {target}: {said}")
 
     def fetch_tree(self, source: Path, target: Path) -> None:
-        """Receive a directory as one tar stream, unpacked with tarfile's data filter."""
-        target.mkdir(parents=True, exist_ok=True)
+        """Receive a directory as one tar stream, checked as an archive from a stranger is.
+
+        :raises InputError: something in it leads out of ``target``, or is a device.
+        """
         self._connection.open()
         channel = self._connection.transport.open_session(timeout=30)
         channel.exec_command(f"tar -C {shlex.quote(str(source))} -czf - .")
-        with tempfile.TemporaryFile() as packed:
+        with tempfile.NamedTemporaryFile(prefix="krg-fetch-") as packed:
             while data := channel.recv(1 << 18):
                 packed.write(data)
             if channel.recv_exit_status() != 0:
                 said = channel.makefile_stderr("rb").read().decode("utf-8", "replace").strip()
                 raise FailedError(f"{self.name}: could not send {source}: {said}")
-            packed.seek(0)
-            with tarfile.open(fileobj=packed, mode="r:gz") as archive:
-                archive.extractall(target, filter="tar")
+            packed.flush()
+            unpack(Path(packed.name), target, strip=0, all_modes=True, into=True)

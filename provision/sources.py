@@ -213,7 +213,13 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) ->
         total = done + int(length) if length else None
         with part.open("ab" if continued else "wb") as stream:
             while data := reply.read(_CHUNK):
-                stream.write(data)
+                try:
+                    stream.write(data)
+                    stream.flush()
+                except OSError as error:
+                    # A full disk does not say which file it had no room for.
+                    error.filename = str(part)
+                    raise
                 done += len(data)
                 progress(done, total)
     if total is not None and done < total:

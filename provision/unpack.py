@@ -17,18 +17,33 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Self
 
 from provision.errors import InputError
 
 OnBytes = Callable[[int], None]
+_HeaderError, _ReadError = tarfile.HeaderError, tarfile.ReadError
 _BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, UnicodeError)
+
+
+class _Member(tarfile.TarInfo):
+    """Takes a missing or broken header as an error; tarfile takes it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        """Read the next header; ReadError unless it is one, or the archive's end mark."""
+        try:
+            return super().fromtarfile(tarfile)
+        except _HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":  # the end mark, as it should be
+                raise
+            raise _ReadError(f"at byte {tarfile.offset}: {error}") from error
 
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        with tarfile.open(archive, "r|*", tarinfo=_Member) as tar:
             yield tar
     except InputError:
         raise
@@ -51,6 +66,10 @@ def _name(member: tarfile.TarInfo, archive: Path, strip: int) -> PurePosixPath |
     return PurePosixPath(*parts) if parts else None
 
 
+def _linked(member: tarfile.TarInfo, strip: int) -> PurePosixPath:
+    return PurePosixPath(*PurePosixPath(member.linkname).parts[strip:])
+
+
 def _check_link(member: tarfile.TarInfo, name: PurePosixPath, archive: Path, strip: int) -> None:
     if member.issym():
         target = posixpath.normpath(posixpath.join(str(name.parent), member.linkname))
@@ -68,27 +87,54 @@ def _check_link(member: tarfile.TarInfo, name: PurePosixPath, archive: Path, str
 def _members(
     tar: tarfile.TarFile, archive: Path, strip: int
 ) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
+    files: dict[PurePosixPath, bool] = {}
+    directories: set[PurePosixPath] = set()
     for member in tar:
         name = _name(member, archive, strip)
         if name is None:
             continue
+        directories.update(name.parents)
+        if member.isdir():
+            directories.add(name)
+        else:
+            files[name] = not member.issym()
+        if (name in files and name in directories) or any(p in files for p in name.parents):
+            raise InputError(
+                f"{archive}: refuses to unpack: {member.name!r} is a file and a directory"
+            )
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
             raise InputError(f"{archive}: refuses to unpack: {member.name!r} is a device or pipe")
         if member.issym() or member.islnk():
             _check_link(member, name, archive, strip)
+        if member.islnk() and not files.get(_linked(member, strip)):
+            raise InputError(
+                f"{archive}: refuses to unpack: {member.name!r} is a link to "
+                f"{member.linkname!r}, which is no file before it"
+            )
         yield member, name
 
 
-def unpack(archive: Path, target: Path, *, strip: int = 1, on_bytes: OnBytes | None = None) -> None:
+def unpack(
+    archive: Path,
+    target: Path,
+    *,
+    strip: int = 1,
+    on_bytes: OnBytes | None = None,
+    all_modes: bool = False,
+    into: bool = False,
+) -> None:
     """Unpack a tar archive (plain, gz, bz2, xz) below ``target``, which must not exist.
 
     Modes become 0755 or 0644, owners the caller, times stay (automake compares
     them). ``strip`` leading directories are dropped from every name.
 
+    :param all_modes: keep all permission bits, but none of setuid, setgid and sticky.
+    :param into: ``target`` may be there, and must then be empty.
     :raises InputError: truncated, not an archive, or a member that leads or
         links out of the tree, or is a device; what was unpacked is then partial.
     """
-    target.mkdir(parents=True)
+    if not into or not target.is_dir() or any(target.iterdir()):
+        target.mkdir(parents=True)
     links: list[tuple[Path, str]] = []
     times: list[tuple[Path, float]] = []
     with _opened(archive) as tar:
@@ -104,27 +150,40 @@ def unpack(archive: Path, target: Path, *, strip: int = 1, on_bytes: OnBytes | N
                 continue
             path.unlink(missing_ok=True)
             if member.islnk():
-                path.hardlink_to(
-                    target / PurePosixPath(*PurePosixPath(member.linkname).parts[strip:])
-                )
+                path.hardlink_to(target / _linked(member, strip))
                 continue
             source = tar.extractfile(member)
             assert source is not None
             with path.open("wb") as stream:
-                _copy(source, stream, on_bytes)
-            path.chmod(0o755 if member.mode & 0o100 else 0o644)
+                _copy(source, stream, on_bytes, path)
+            plain = 0o755 if member.mode & 0o100 else 0o644
+            path.chmod(member.mode & 0o777 if all_modes else plain)
             times.append((path, member.mtime))
     for path, link in links:
         path.unlink(missing_ok=True)
         path.symlink_to(link)
+    # One link by itself may stay inside, and lead out together with another.
+    top = Path(os.path.realpath(target))
+    for path, link in links:
+        if not Path(os.path.realpath(path)).is_relative_to(top):
+            path.unlink()
+            raise InputError(
+                f"{archive}: refuses to unpack: {path.name!r} links out of the tree to {link!r}"
+            )
     for path, when in times:
         if not path.is_symlink():
             os.utime(path, (when, when))
 
 
-def _copy(source: IO[bytes], target: IO[bytes], on_bytes: OnBytes | None) -> None:
+def _copy(source: IO[bytes], target: IO[bytes], on_bytes: OnBytes | None, path: Path) -> None:
     while data := source.read(1 << 20):
-        target.write(data)
+        try:
+            target.write(data)
+            target.flush()
+        except OSError as error:
+            # A full disk does not say which file it had no room for.
+            error.filename = str(path)
+            raise
         if on_bytes is not None:
             on_bytes(len(data))
 
@@ -174,9 +233,7 @@ def archive_tree_id(archive: Path, *, strip: int = 1, on_bytes: OnBytes | None =
             if member.issym():
                 entries[name] = ("120000", _blob(os.fsencode(member.linkname)))
             elif member.islnk():
-                entries[name] = entries[
-                    PurePosixPath(*PurePosixPath(member.linkname).parts[strip:])
-                ]
+                entries[name] = entries[_linked(member, strip)]
             else:
                 source = tar.extractfile(member)
                 assert source is not None

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 import mini as _mini
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -23,7 +22,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "home"
     place.mkdir()
     # A compiler cache is a cache of the machine's, not of the user's settings.
-    monkeypatch.setenv("CCACHE_DIR", os.environ.get("CCACHE_DIR", str(Path.home() / ".cache/ccache")))
+    monkeypatch.setenv(
+        "CCACHE_DIR", os.environ.get("CCACHE_DIR", str(Path.home() / ".cache/ccache"))
+    )
     monkeypatch.setenv("HOME", str(place))
     for name in ("CACHE", "DATA", "STATE", "CONFIG"):
         monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
