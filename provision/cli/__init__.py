@@ -65,10 +65,14 @@ def cli(debug: bool) -> None:
     """
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with the codes named in ``provision.errors``."""
     # A service manager stops programs with SIGTERM: clean up as for Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    signal.signal(signal.SIGTERM, _interrupt)
     args = sys.argv[1:] if argv is None else argv
     debug = "--debug" in args
     try:
@@ -95,6 +99,6 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if debug:
             raise
-        where = f" {error.filename}" if error.filename else ""
-        click.echo(f"krg-provision: error:{where}: {error.strerror or error}", err=True)
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"krg-provision: error: {where}{error.strerror or error}", err=True)
         sys.exit(3)
