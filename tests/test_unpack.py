@@ -49,7 +49,7 @@ def pack(path: Path, *entries: tuple[tarfile.TarInfo, bytes] | tarfile.TarInfo) 
 
 def everything(directory: Path) -> dict[str, object]:
     return {
-        str(p.relative_to(directory)): os.readlink(p) if p.is_symlink() else p.read_bytes()
+        str(p.relative_to(directory)): str(p.readlink()) if p.is_symlink() else p.read_bytes()
         for p in sorted(directory.rglob("*"))
         if p.is_symlink() or p.is_file()
     }
@@ -220,7 +220,7 @@ def _make(tree: object, place: Path) -> None:
     assert isinstance(tree, tuple)
     kind, data = tree
     if kind == "link":
-        os.symlink(data, place)
+        place.symlink_to(os.fsdecode(data))
     else:
         place.write_bytes(data)
         place.chmod(0o755 if kind == "exec" else 0o644)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Release files: what is accepted, what is refused, what decides a build."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import mini
+import pytest
+
+from kconfig import policy
+from provision import fixup, release
+from provision.errors import InputError
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    return mini.make(tmp_path / "mini").release.read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", release.names())
+def test_shipped_ones_are_complete(name: str) -> None:
+    made = release.load(name)
+    assert made.name == name
+    policy.load(made.policy)
+    for archive in made.archives.values():
+        assert archive.files and all(url.startswith("https://") for url in archive.urls)
+        for group in archive.fixups:
+            assert fixup.load(group)
+    known = {"arch", "jobs", "gcc", "musl_cc", "stage", "kernel_release", *made.archives}
+    for arch in made.arches.values():
+        for step in made.steps:
+            assert step.tree in made.archives or step.copy_of in made.archives
+            for argv in step.run:
+                for word in argv:
+                    for name_ in release.re.findall(r"\{(\w+)\}", word):
+                        assert name_ in known | set(arch.values), f"{step.name}: {word}"
+
+
+def test_default_is_shipped() -> None:
+    assert release.DEFAULT in release.names()
+
+
+def test_small_release(text: str) -> None:
+    made = release.parse(text, "mini.toml")
+    assert made.archives["linux"].files[0] == "linux-mini.tar.gz"
+    assert made.patches is not None and made.patches.count == 2
+    assert [step.name for step in made.steps] == ["kernel", "tools"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "mini"', 'name = "Mini/.."', "not a release name"),
+        ('title = "A kernel in small"\n', "", "'title' is missing"),
+        ("[archive.linux]", "[archive.lunix]", "[archive.linux]"),
+        ("tree = ", "sha256 = ", "not a digest"),
+        ("tree = ", "other = ", "either sha256 or tree"),
+        ('"linux-mini.tar.gz"', '"../linux.tar.gz"', "not a plain file name"),
+        ('"linux-mini.tar.gz"', '"-x"', "not a plain file name"),
+        ('archive = "extra"', 'archive = "nothing"', "not described"),
+        ("strip = 1", "strip = 1\nfuzz = 2", "fuzz"),
+        ("[[step]]", "[[step", "mini.toml"),
+        ('name = "tools"\n', "", "'name' is missing"),
+    ],
+)
+def test_wrong_ones_say_where(text: str, old: str, new: str, said: str) -> None:
+    assert old in text
+    with pytest.raises(InputError) as caught:
+        release.parse(text.replace(old, new), "mini.toml")
+    assert said in caught.value.message and "mini.toml" in caught.value.message
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        release.load("kerrighed-9")
+    assert "kerrighed-2.4.4" in (caught.value.hint or "")
+    with pytest.raises(InputError):
+        release.load("../etc/passwd")
+    with pytest.raises(InputError):
+        release.load(str(tmp_path / "gone.toml"))
+    with pytest.raises(InputError) as caught:
+        release.load(release.DEFAULT).arch("sparc")
+    assert "x86_64" in caught.value.message and "i386" in caught.value.message
+
+
+def test_only_what_decides_the_result_is_in_the_identity(text: str) -> None:
+    made = release.parse(text, "mini.toml")
+    other = text.replace("A kernel in small", "Another title").replace("objects = 3", "objects = 9")
+    assert release.parse(other, "x").identity() == made.identity()
+    for old, new in (
+        ('"modules_install"', '"install"'),
+        ("strip = 1", "strip = 0"),
+        ("boot/bzImage", "boot/zImage"),
+        ('kernel_version = "2.6.20"', 'kernel_version = "2.6.21"'),
+    ):
+        changed = release.parse(text.replace(old, new), "x")
+        assert changed.identity() != made.identity(), new
+
+
+def test_values_are_frozen(text: str) -> None:
+    made = release.parse(text, "mini.toml")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.name = "other"  # type: ignore[misc]
