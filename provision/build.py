@@ -36,6 +36,8 @@ from provision.tools import Toolchain
 RECIPE = 1
 _SPACE = 2 << 30
 _FULL = 1 << 20
+# Characters that make or the shells of its rules would take for something else.
+_UNFIT = re.compile(r"[\s'\"`$:;#%&()<>|*?!=\[\]{}\\]")
 _COMPILES = re.compile(r"^\s+(?:CC|AS|HOSTCC)\s|^(?:\S*/)?libtool: compile|^\S*cc .* -c ")
 _ERROR = re.compile(
     r"(?:^|\s)(?:fatal )?error: |undefined reference|^ERROR: |:\d+: Error: "
@@ -111,6 +113,13 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
     if done is not None:
         return done, False
     work = (order.work or cache_dir() / "work") / name
+    for path, option in ((work, "--work-dir"), (final, "--output")):
+        unfit = _UNFIT.search(str(path))
+        if unfit:
+            raise InputError(
+                f"{path}: make cannot build below a path with {unfit[0]!r} in it",
+                hint=f"name another place with {option}",
+            )
     sources.need_space(work, _SPACE, "a build")
     # The result's place too: other inputs may have been told to go there.
     place = hashlib.sha256(os.fsencode(final)).hexdigest()[:16]
