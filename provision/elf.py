@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,16 +58,31 @@ class Mismatch:
         return f"{self.module}: {self.symbol + ': ' if self.symbol else ''}{self.why}"
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Give an ELF file; whatever is wrong in it, met now or while it is read, is InputError."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
-    stream = path.open("rb")
-    try:
-        return ELFFile(stream)
-    except (ELFError, OSError) as error:
-        stream.close()
-        raise InputError(f"{path}: not an ELF file ({error})") from error
+    # What pyelftools and struct come to when offsets and sizes lead anywhere.
+    damage = (
+        ELFError,
+        struct.error,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+        OSError,
+    )
+    with path.open("rb") as stream:
+        try:
+            yield ELFFile(stream)
+        except damage as error:
+            raise InputError(
+                f"{path}: not an ELF file, or a damaged one ({error})",
+                hint="build it again",
+            ) from error
 
 
 def _symbols(elf: Any) -> Iterator[tuple[bytes, int, int, int]]:
@@ -95,8 +111,7 @@ def _crcs(symbols: Iterable[tuple[bytes, int, int, int]]) -> dict[str, int]:
 
 def read_kernel(vmlinux: Path) -> Kernel:
     """Read an uncompressed kernel image with symbols."""
-    elf = _open(vmlinux)
-    with elf.stream:
+    with _opened(vmlinux) as elf:
         symbols = list(_symbols(elf))
         address = next((value for name, value, _, _ in symbols if name == b"vermagic"), None)
         vermagic = _string_at(elf, address) if address is not None else ""
@@ -118,8 +133,7 @@ def _string_at(elf: Any, address: int) -> str:
 
 def read_module(path: Path) -> Module:
     """Read a kernel module."""
-    elf = _open(path)
-    with elf.stream:
+    with _opened(path) as elf:
         info = elf.get_section_by_name(".modinfo")
         vermagic = ""
         for entry in info.data().split(b"\0") if info is not None else ():
