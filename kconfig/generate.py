@@ -8,7 +8,9 @@ The base is always named: the kernel's own tool, left alone, reads
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,9 @@ from kconfig.policy import SYMBOL, Policy
 
 _LINE = re.compile(r"(?:CONFIG_)?([A-Za-z0-9_]+)=(.*)")
 _UNSET = re.compile(r"# CONFIG_([A-Za-z0-9_]+) is not set")
+_ASSIGNED = re.compile(r"CONFIG_([A-Za-z0-9_]+)=")
+# The first kernel known to read a configuration so; the last known not to is 2.6.20.
+_LAST_WINS = (2, 6, 30)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -100,7 +105,8 @@ def generate(
     :raises UnmetError: a required value was not reached; a reason for each.
     """
     try:
-        kconf.load_config(str(base), replace=True)
+        with _readable(kconf, base, version) as path:
+            kconf.load_config(str(path), replace=True)
     except (OSError, kconfiglib.KconfigError) as error:
         raise KconfigError(f"{base}: cannot be read as a configuration ({error})") from error
     final = {request.symbol: request for request in requests}
@@ -133,6 +139,38 @@ def generate(
         tuple(final.values()),
         tuple(_reason(kconf, r) for r in missed),
     )
+
+
+@contextmanager
+def _readable(
+    kconf: kconfiglib.Kconfig, base: Path, version: tuple[int, int, int]
+) -> Iterator[Path]:
+    """Give a file that Kconfiglib reads as the tree's own tool reads ``base``.
+
+    Of two assignments to one symbol, or two members of a choice set to y, the first
+    counts in 2.6.20 (conf_read_simple skips a symbol that has a value), the last in
+    2.6.30 and in Kconfiglib.
+    """
+    text = base.read_text("latin-1")
+    lines: list[str] = []
+    seen: set[object] = set()
+    for line in text.splitlines():
+        match = _UNSET.fullmatch(line) or _ASSIGNED.match(line)
+        if match:
+            symbol = kconf.syms.get(match[1])
+            chosen = symbol is not None and symbol.choice is not None and line.endswith("=y")
+            keys = {match[1], symbol.choice} if chosen else {match[1]}
+            if keys & seen:
+                continue
+            seen |= keys
+        lines.append(line)
+    if version >= _LAST_WINS or len(lines) == len(text.splitlines()):
+        yield base
+        return
+    with tempfile.NamedTemporaryFile("w", encoding="latin-1", prefix="krg-config-") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        yield Path(file.name)
 
 
 def _reason(kconf: kconfiglib.Kconfig, request: Request) -> str:
