@@ -129,12 +129,11 @@ def unpack(
     them). ``strip`` leading directories are dropped from every name.
 
     :param all_modes: keep all permission bits, but none of setuid, setgid and sticky.
-    :param into: ``target`` may be there, and must then be empty.
+    :param into: ``target`` may be there, as a directory of ours: no stranger's links in it.
     :raises InputError: truncated, not an archive, or a member that leads or
         links out of the tree, or is a device; what was unpacked is then partial.
     """
-    if not into or not target.is_dir() or any(target.iterdir()):
-        target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=into)
     links: list[tuple[Path, str]] = []
     times: list[tuple[Path, float]] = []
     with _opened(archive) as tar:
