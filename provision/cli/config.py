@@ -27,7 +27,12 @@ def read_fragments(paths: tuple[Path, ...]) -> tuple[tuple[str, str], ...]:
 
 @click.group()
 def config() -> None:
-    """Generate kernel configurations."""
+    """Generate kernel configurations.
+
+    \b
+    Examples:
+      krg-provision config generate -o config
+    """
 
 
 @config.command()
