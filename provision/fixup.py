@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import operator
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from provision import tables
 from provision.atomic import write_bytes
 from provision.data import data_dir
 from provision.errors import FailedError, InputError
+from provision.tables import Table
 
 # What a condition may name: versions of tools, or the architecture.
 VERSION_FACTS = ("gcc", "binutils", "make", "kernel")
+_EDIT_KEYS = {"file", "find", "put", "applied", "count"}
 _CONDITION = re.compile(r"(>=|<=|==|!=|<|>)\s*(\d+(?:\.\d+)*)")
 _OPERATORS = {
     ">=": operator.ge,
@@ -94,37 +95,30 @@ def load(name: str) -> list[Fixup]:
     """
     path = Path(name) if name.endswith(".toml") else data_dir("fixups") / f"{name}.toml"
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        raw = tables.read(path, {"fixup"})
     except FileNotFoundError as error:
         raise InputError(f"no fix-ups called {name}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}") from error
-    return [_fixup(entry, path) for entry in raw.get("fixup", [])]
+    return [_fixup(one) for one in raw.tables("fixup", {"id", "why", "upstream", "when", "edit"})]
 
 
-def _fixup(raw: Mapping[str, Any], path: Path) -> Fixup:
-    name = raw.get("id", "?")
-    where = f"{path.name}: fix-up {name}"
-    try:
-        edits = tuple(
-            Edit(
-                e["file"],
-                re.compile(e["find"], re.MULTILINE),
-                e["put"],
-                re.compile(e["applied"], re.MULTILINE),
-                e.get("count", 1),
-            )
-            for e in raw["edit"]
-        )
-        when = dict(raw.get("when", {}))
-        unknown = set(when) - {*VERSION_FACTS, "arch"}
-        if unknown:
-            raise InputError(f"{where}: unknown condition {min(unknown)}")
-        return Fixup(raw["id"], raw["why"], edits, when, raw.get("upstream"))
-    except KeyError as error:
-        raise InputError(f"{where}: {error} is missing") from error
-    except re.error as error:
-        raise InputError(f"{where}: {error}") from error
+def _fixup(raw: Table) -> Fixup:
+    raw.where += f" ({raw.text('id')})"
+    edits = tuple(_edit(one) for one in raw.tables("edit", _EDIT_KEYS))
+    if not edits:
+        raise InputError(f"{raw.where}: there is no edit")
+    when = raw.table("when", {*VERSION_FACTS, "arch"}).texts_by_key()
+    return Fixup(raw.text("id"), raw.text("why"), edits, when, raw.maybe("upstream"))
+
+
+def _edit(raw: Table) -> Edit:
+    patterns = []
+    for key in ("find", "applied"):
+        try:
+            patterns.append(re.compile(raw.text(key), re.MULTILINE))
+        except re.error as error:
+            raise InputError(f"{raw.where}: {key}: {error}") from error
+    file = tables.below(raw.text("file"), raw.where)
+    return Edit(file, patterns[0], raw.text("put"), patterns[1], raw.number("count", 1))
 
 
 @dataclass(frozen=True)
@@ -159,6 +153,9 @@ def _changes(tree: Path, fixup: Fixup) -> dict[Path, str]:
     changed: dict[Path, str] = {}
     for edit in fixup.edits:
         paths = sorted(tree.glob(edit.file))
+        for path in paths:
+            if not path.resolve().is_relative_to(tree.resolve()):
+                raise FailedError(f"fix-up {fixup.id}: {path} leads out of the tree")
         to_do = done = 0
         for path in paths:
             # Sources of that age mix encodings; latin-1 keeps every byte.

@@ -7,18 +7,28 @@ A release is releases/NAME.toml, shipped or the user's own file.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
+from provision import tables
 from provision.data import data_dir
 from provision.errors import InputError
+from provision.tables import Table
 
 DEFAULT = "kerrighed-2.4.4"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_KEYS = {
+    "name",
+    "title",
+    "kernel_version",
+    "policy",
+    "archive",
+    "patches",
+    "arch",
+    "step",
+}
 _HEX = {"sha256": re.compile(r"[0-9a-f]{64}"), "tree": re.compile(r"[0-9a-f]{40}")}
 
 
@@ -120,8 +130,7 @@ def load(name: str) -> Release:
     if not name.endswith(".toml") and not _NAME.fullmatch(name):
         raise InputError(f"{name!r} is not a release name")
     try:
-        text = path.read_text("utf-8")
-        return parse(text, str(path))
+        return _release(tables.read(path, _KEYS))
     except FileNotFoundError as error:
         raise InputError(
             f"no release {name}", hint=f"there are: {', '.join(names())}; or name a .toml file"
@@ -130,66 +139,103 @@ def load(name: str) -> Release:
 
 def parse(text: str, where: str) -> Release:
     """Return the Release a TOML text describes; ``where`` names it in errors."""
-    try:
-        raw = tomllib.loads(text)
-        archives = {k: _archive(k, v, where) for k, v in raw["archive"].items()}
-        release = Release(
-            name=raw["name"],
-            title=raw["title"],
-            kernel_version=raw["kernel_version"],
-            policy=raw["policy"],
-            archives=archives,
-            patches=Patches(**raw["patches"]) if "patches" in raw else None,
-            arches={k: _arch(k, v) for k, v in raw["arch"].items()},
-            steps=tuple(_step(s) for s in raw["step"]),
-        )
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{where}: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{where}: {error} is missing or of the wrong type") from error
-    if not _NAME.fullmatch(release.name):
-        raise InputError(f"{where}: {release.name!r} is not a release name")
+    return _release(tables.parse(text, where, _KEYS))
+
+
+def _release(raw: Table) -> Release:
+    archives = {_plain(name, raw.where): _archive(name, raw) for name in raw.table("archive")}
     if "linux" not in archives:
-        raise InputError(f"{where}: there must be an [archive.linux]")
-    for end in (release.patches.archive, release.patches.target) if release.patches else ():
-        if end not in archives:
-            raise InputError(f"{where}: patches name an archive {end} that is not described")
-    return release
+        raise InputError(f"{raw.where}: there must be an [archive.linux]")
+    arches = {_plain(name, raw.where): _arch(name, raw) for name in raw.table("arch")}
+    if not arches:
+        raise InputError(f"{raw.where}: there must be an [arch.NAME]")
+    steps: list[Step] = []
+    trees = set(archives)
+    for one in raw.tables("step", {"name", "tree", "copy_of", "run"}):
+        step = _step(one, trees)
+        trees.add(step.tree)
+        steps.append(step)
+    return Release(
+        name=_plain(raw.text("name"), raw.where),
+        title=raw.text("title"),
+        kernel_version=raw.text("kernel_version"),
+        policy=raw.text("policy"),
+        archives=archives,
+        patches=_patches(raw, archives) if "patches" in raw else None,
+        arches=arches,
+        steps=tuple(steps),
+    )
 
 
-def _archive(name: str, raw: Mapping[str, Any], where: str) -> Archive:
+def _plain(name: str, where: str) -> str:
+    """Return a name that will be part of a path, if it can be nothing but one."""
+    if not _PLAIN.fullmatch(name):
+        raise InputError(f"{where}: {name!r} is not a plain name")
+    return name
+
+
+def _archive(name: str, release: Table) -> Archive:
+    raw = release.table("archive").table(
+        name, {"files", "urls", "sha256", "tree", "git_ref", "fixups"}
+    )
     archive = Archive(
         name,
-        tuple(raw["files"]),
-        tuple(raw.get("urls", ())),
-        raw.get("sha256"),
-        raw.get("tree"),
-        raw.get("git_ref"),
-        tuple(raw.get("fixups", ())),
+        raw.texts("files"),
+        raw.texts("urls", ()),
+        raw.maybe("sha256"),
+        raw.maybe("tree"),
+        raw.maybe("git_ref"),
+        raw.texts("fixups", ()),
     )
+    if not archive.files:
+        raise InputError(f"{raw.where}: files must name the archive")
     for file in archive.files:
-        if not _FILE.fullmatch(file):
-            raise InputError(f"{where}: archive {name}: {file!r} is not a plain file name")
+        _plain(file, raw.where)
     checks = {k: v for k, v in (("sha256", archive.sha256), ("tree", archive.tree)) if v}
     if len(checks) != 1:
-        raise InputError(f"{where}: archive {name} needs either sha256 or tree")
+        raise InputError(f"{raw.where}: needs either sha256 or tree")
     for kind, value in checks.items():
         if not _HEX[kind].fullmatch(value):
-            raise InputError(f"{where}: archive {name}: {kind} is not a digest in hex")
+            raise InputError(f"{raw.where}: {kind} is not a digest in hex")
     return archive
 
 
-def _arch(name: str, raw: Mapping[str, Any]) -> Arch:
+def _patches(release: Table, archives: Mapping[str, Archive]) -> Patches:
+    raw = release.table("patches", {"archive", "glob", "count", "target", "strip"})
+    patches = Patches(
+        raw.text("archive"),
+        tables.below(raw.text("glob"), raw.where),
+        raw.number("count"),
+        raw.text("target"),
+        raw.number("strip", 1),
+    )
+    for end in (patches.archive, patches.target):
+        if end not in archives:
+            raise InputError(f"{raw.where}: there is no archive {end}")
+    return patches
+
+
+def _arch(name: str, release: Table) -> Arch:
+    raw = release.table("arch").table(name, {"image", "objects", "gcc_flags", "values"})
     return Arch(
         name,
-        raw["image"],
-        raw.get("objects", 0),
-        tuple(raw.get("gcc_flags", ())),
-        dict(raw.get("values", {})),
+        tables.below(raw.text("image"), raw.where),
+        raw.number("objects", 0),
+        raw.texts("gcc_flags", ()),
+        raw.table("values").texts_by_key(),
     )
 
 
-def _step(raw: Mapping[str, Any]) -> Step:
-    return Step(
-        raw["name"], raw["tree"], raw.get("copy_of"), tuple(tuple(argv) for argv in raw["run"])
+def _step(raw: Table, trees: set[str]) -> Step:
+    step = Step(
+        raw.text("name"),
+        _plain(raw.text("tree"), raw.where),
+        raw.maybe("copy_of"),
+        raw.lists("run"),
     )
+    source = step.tree if step.copy_of is None else step.copy_of
+    if source not in trees:
+        raise InputError(f"{raw.where}: there is no tree {source}")
+    if not step.run or not all(step.run):
+        raise InputError(f"{raw.where}: run must hold argument lists")
+    return step
