@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provision.atomic import write_text
+from provision.console import say
 from provision.errors import InputError
 from provision.paths import builds_dir
 
@@ -91,8 +93,16 @@ def describe_or_none(path: Path) -> Entry | None:
 
 def list_files(directory: Path) -> dict[str, Entry]:
     """Return every file and link below ``directory`` but the manifest, by relative name."""
-    names = (p for p in sorted(directory.rglob("*")) if p.is_symlink() or p.is_file())
-    return {str(p.relative_to(directory)): describe(p) for p in names if p != directory / MANIFEST}
+    return {name: describe(directory / name) for name in list_names(directory)}
+
+
+def list_names(directory: Path) -> list[str]:
+    """Return the relative names of every file and link below ``directory`` but the manifest."""
+    return [
+        str(path.relative_to(directory))
+        for path in sorted(directory.rglob("*"))
+        if (path.is_symlink() or path.is_file()) and path != directory / MANIFEST
+    ]
 
 
 def load(directory: Path) -> Artifacts:
@@ -139,9 +149,7 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
         for name, e in list_files(directory).items()
     }
     text = json.dumps({"format": FORMAT, **manifest, "files": files}, indent=1) + "\n"
-    temporary = directory / (MANIFEST + ".new")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(directory / MANIFEST)
+    write_text(directory / MANIFEST, text)
 
 
 def find(release: str | None = None, arch: str | None = None) -> Artifacts:
@@ -165,4 +173,10 @@ def find(release: str | None = None, arch: str | None = None) -> Artifacts:
 
 def _finished(directory: Path) -> Iterable[Artifacts]:
     for path in sorted(directory.glob(f"*/{MANIFEST}")):
-        yield load(path.parent)
+        # A name that begins with a dot is a build under way, or one being replaced.
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            yield load(path.parent)
+        except InputError as error:
+            say(f"left out: {error.message}")

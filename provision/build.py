@@ -8,12 +8,14 @@ trees are prepared here, sent, built there, and the results come back.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import platform
 import re
+import secrets
 import shlex
 import shutil
 import time
@@ -21,11 +23,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast, get_args
 
 from provision import __version__, artifacts, configure, elf, fixup, musl, sources, tools
 from provision.artifacts import Artifacts
-from provision.errors import FailedError, InputError, MissingError
+from provision.errors import FailedError, InputError, KrgError, MissingError
 from provision.paths import builds_dir, cache_dir, sources_dir
 from provision.progress import Phases
 from provision.release import Release, Step
@@ -35,6 +37,7 @@ from provision.tools import Toolchain
 # Part of every build's key: raise it when the same inputs give another result.
 RECIPE = 1
 _SPACE = 2 << 30
+_RESULT_SPACE = 100 << 20
 _FULL = 1 << 20
 # Characters that make or the shells of its rules would take for something else.
 _UNFIT = re.compile(r"[\s'\"`$:;#%&()<>|*?!=\[\]{}\\]")
@@ -95,8 +98,21 @@ def key_of(order: Order, toolchain: Toolchain) -> Key:
             "fixups": {g: sha256([f.identity() for f in fixup.load(g)]) for g in groups},
             "config": order.config.identity(order.release),
             "tools": toolchain.lines,
+            # Its directory's name tells the versions of what it is made from.
+            "musl": musl.toolchain(_musl_arch(order)).name if _needs_musl(order) else None,
         }
     )
+
+
+def _needs_musl(order: Order) -> bool:
+    return any("{musl_cc}" in word for s in order.release.steps for a in s.run for word in a)
+
+
+def _musl_arch(order: Order) -> musl.Arch:
+    for arch in get_args(musl.Arch):
+        if arch == order.arch:
+            return cast(musl.Arch, arch)
+    raise InputError(f"there is no musl compiler for {order.arch}")
 
 
 def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool]:
@@ -121,6 +137,7 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
                 hint=f"name another place with {option}",
             )
     sources.need_space(work, _SPACE, "a build")
+    sources.need_space(final, _RESULT_SPACE, "a build's result")
     # The result's place too: other inputs may have been told to go there.
     place = hashlib.sha256(os.fsencode(final)).hexdigest()[:16]
     with _only_one(work), _only_one(cache_dir() / "locks" / place):
@@ -149,6 +166,9 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
 
 
 def _finished(final: Path, key: Key, phases: Phases) -> Artifacts | None:
+    if _former(final).exists() and not final.exists():
+        # Ended between the two renames of _replace: the old build is the build.
+        _former(final).rename(final)
     if not (final / artifacts.MANIFEST).is_file():
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise InputError(
@@ -156,6 +176,12 @@ def _finished(final: Path, key: Key, phases: Phases) -> Artifacts | None:
             )
         return None
     done = artifacts.load(final)
+    foreign = sorted(set(artifacts.list_names(final)) - set(done.files))
+    if foreign:
+        raise InputError(
+            f"{final}: {foreign[0]} is no part of the build there",
+            hint="move it away, or name another directory with --output",
+        )
     if done.build_id != key.build_id:
         phases.say(f"{final}: holds build {done.build_id}; its inputs have changed since")
         return None
@@ -166,8 +192,12 @@ def _finished(final: Path, key: Key, phases: Phases) -> Artifacts | None:
     return done
 
 
+def _former(final: Path) -> Path:
+    return final.with_name(f".{final.name}.former")
+
+
 def _replace(partial: Path, final: Path) -> None:
-    former = final.with_name(f".{final.name}.former")
+    former = _former(final)
     shutil.rmtree(former, ignore_errors=True)
     if final.exists():
         final.rename(former)
@@ -205,7 +235,10 @@ class _Run:
         self.arch = order.release.arch(order.arch)
         # Paths on the machine that builds.
         self.there = (
-            work if runner.is_local else toolchain.home / ".cache/krg-provision/work" / work.name
+            work
+            if runner.is_local
+            # Another client may build the same thing there with the same account.
+            else toolchain.home / f".cache/krg-provision/work/{work.name}-{secrets.token_hex(4)}"
         )
         self.stage = partial if runner.is_local else self.there / "stage"
         self.log_path = cache_dir() / "logs" / f"{work.name}.log"
@@ -220,11 +253,16 @@ class _Run:
             log.write(f"# {self.order.command}\n# on {self.runner.name}\n")
             found, outcomes = self._prepare()
             self._configure()
-            self._send()
-            self._check_config()
-            for step in self.order.release.steps:
-                self._step(step)
-            self._collect()
+            try:
+                self._send()
+                self._check_config()
+                for step in self.order.release.steps:
+                    self._step(step)
+                self._collect()
+            finally:
+                if not self.runner.is_local:
+                    with contextlib.suppress(KrgError):
+                        self.runner.run(["rm", "-rf", str(self.there)], timeout=120)
             count = self._prove()
         shutil.copyfile(self.log_path, self.partial / "build.log")
         artifacts.write_manifest(self.partial, self._manifest(found, outcomes, count))
@@ -266,12 +304,11 @@ class _Run:
         self.times["configure"] = time.monotonic() - started
 
     def _send(self) -> None:
-        if any("{musl_cc}" in word for s in self.order.release.steps for a in s.run for word in a):
-            compiler = musl.toolchain(self.order.arch)  # type: ignore[arg-type]
+        if _needs_musl(self.order):
+            compiler = musl.toolchain(_musl_arch(self.order))
             shutil.copytree(compiler, self.work / "musl", symlinks=True)
         if not self.runner.is_local:
             self.phases.update(f"send to {self.runner.name}")
-            self.runner.run(["rm", "-rf", str(self.there)])
             self.runner.send_tree(self.work, self.there)
 
     def _check_config(self) -> None:
@@ -312,8 +349,9 @@ class _Run:
         self.log.write(f"\n$ cd {cwd} && {shlex.join(argv)}\n")
         watch = _Watch(self.log, self.phases, name, self.arch.objects)
         self.phases.update(name)
-        env = {"LC_ALL": "C", "PATH": self._path(), "KCONFIG_NOTIMESTAMP": "1"}
-        result = self.runner.run(argv, cwd=cwd, env=env, on_line=watch, check=False)
+        result = self.runner.run(
+            argv, cwd=cwd, env=self._environment(), clean=True, on_line=watch, check=False
+        )
         self.log.flush()
         if not result.ok:
             said = watch.errors or result.output.strip().splitlines()[-3:]
@@ -323,9 +361,25 @@ class _Run:
                 hint=f"the whole log: {self.log_path}",
             )
 
-    def _path(self) -> str:
-        mine = os.environ.get("PATH", "") if self.runner.is_local else ""
-        return f"{mine}:{_SYSTEM_PATH}" if mine else _SYSTEM_PATH
+    def _environment(self) -> dict[str, str]:
+        """Return all that a step sees: variables such as CROSS_COMPILE or MAKEFLAGS stay out.
+
+        They would change the result without being part of the build's key.
+        """
+        env = {
+            "HOME": str(self.toolchain.home),
+            "LC_ALL": "C",
+            "PATH": _SYSTEM_PATH,
+            "KCONFIG_NOTIMESTAMP": "1",
+        }
+        if self.runner.is_local:
+            env["PATH"] = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}".lstrip(":")
+            env |= {
+                name: value
+                for name, value in os.environ.items()
+                if name == "TMPDIR" or name.startswith(("CCACHE_", "XDG_"))
+            }
+        return env
 
     def _collect(self) -> None:
         linux = self.there / "linux"
@@ -359,7 +413,6 @@ class _Run:
         if not self.runner.is_local:
             self.phases.update("fetch results")
             self.runner.fetch_tree(self.stage, self.partial)
-            self.runner.run(["rm", "-rf", str(self.there)])
 
     def _prove(self) -> int:
         started = time.monotonic()

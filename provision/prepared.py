@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def prepared_tree(release: Release, source_dir: Path | None, progress: sources.P
         trees = sources.unpack_all(found, Path(scratch), progress)
         if release.patches is not None:
             sources.apply_patches(release.patches, trees, progress)
-        if not tree.exists():
-            shutil.move(trees["linux"], tree)
+        # Made meanwhile by another run: theirs is as good.
+        with contextlib.suppress(OSError):
+            trees["linux"].rename(tree)
     return tree

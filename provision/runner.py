@@ -30,6 +30,9 @@ from provision.unpack import unpack
 if TYPE_CHECKING:
     from fabric import Connection
 
+# Bytes that do not move for so long will not move any more.
+_STALL_SECONDS = 120.0
+
 OnLine = Callable[[str], None]
 
 
@@ -65,11 +68,15 @@ class Runner(Protocol):
         *,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        clean: bool = False,
         timeout: float | None = None,
         on_line: OnLine | None = None,
         check: bool = True,
     ) -> Result:
-        """Run ``argv`` and return its result; with ``check`` a failure raises FailedError."""
+        """Run ``argv`` and return its result; with ``check`` a failure raises FailedError.
+
+        ``env`` is added to the environment there, or is all of it with ``clean``.
+        """
 
     def send_tree(self, source: Path, target: Path) -> None:
         """Make the local directory ``source`` appear as directory ``target`` there."""
@@ -122,17 +129,18 @@ class LocalRunner:
         *,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        clean: bool = False,
         timeout: float | None = None,
         on_line: OnLine | None = None,
         check: bool = True,
     ) -> Result:
-        """Run ``argv``; ``env`` is added to this process's environment. See Runner.run."""
+        """Run ``argv`` on this machine; see Runner.run."""
         started = time.monotonic()
         try:
             process = subprocess.Popen(
                 list(argv),
                 cwd=cwd,
-                env={**os.environ, **(env or {})},
+                env={**({} if clean else os.environ), **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -217,6 +225,7 @@ class HostRunner:
         *,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        clean: bool = False,
         timeout: float | None = None,
         on_line: OnLine | None = None,
         check: bool = True,
@@ -225,10 +234,13 @@ class HostRunner:
         started = time.monotonic()
         # The shell tells its process group first, so that an interruption here
         # can end the work there: without a terminal sshd leaves it running.
-        words = ["env", *(f"{k}={v}" for k, v in (env or {}).items()), *argv]
+        values = [f"{name}={value}" for name, value in (env or {}).items()]
+        words = ["env", *(["-i"] if clean else []), *values, *argv]
         inner = "echo $$; " + (f"cd {shlex.quote(str(cwd))} && " if cwd else "")
         inner += f"exec {shlex.join(words)}"
-        channel = self._channel(f"setsid -w sh -c {shlex.quote(inner)} 2>&1 </dev/null")
+        # A shell of our own: the account's may be one that knows no 2>&1.
+        script = shlex.quote(f"exec 2>&1 </dev/null; {inner}")
+        channel = self._channel(f"setsid -w sh -c {script}")
         lines = _Lines(on_line)
         group = b""
         try:
@@ -258,10 +270,15 @@ class HostRunner:
         return _checked(result, check, self.name)
 
     def _channel(self, command: str) -> Any:
-        self._connection.open()
-        channel = self._connection.transport.open_session(timeout=30)
-        channel.set_combine_stderr(True)
-        channel.exec_command(command)
+        import paramiko
+
+        try:
+            self._connection.open()
+            channel = self._connection.transport.open_session(timeout=30)
+            channel.settimeout(_STALL_SECONDS)
+            channel.exec_command(command)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise FailedError(f"{self.name}: the connection was lost ({error})") from error
         return channel
 
     @staticmethod
@@ -280,13 +297,31 @@ class HostRunner:
             yield data
 
     def _end(self, group: bytes) -> None:
-        if group.strip().isdigit():
-            with contextlib.suppress(Exception):
-                self._channel(f"kill -TERM -- -{int(group)}").recv_exit_status()
+        if not group.strip().isdigit():
+            return
+        number = int(group)
+        # Killed when asking was not enough; kill -0 only asks who is left.
+        script = (
+            f"kill -TERM -- -{number}; for i in 1 2 3 4 5 6 7 8 9 10; do "
+            f"kill -0 -- -{number} 2>/dev/null || exit 0; sleep 0.5; done; kill -KILL -- -{number}"
+        )
+        with contextlib.suppress(Exception):
+            channel = self._channel(f"sh -c {shlex.quote(script)}")
+            channel.settimeout(10.0)
+            channel.recv(1)
+
+    @contextlib.contextmanager
+    def _moving(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (TimeoutError, EOFError, ConnectionError) as error:
+            raise FailedError(
+                f"{self.name}: the connection stalled or was lost at {path}"
+            ) from error
 
     def send_tree(self, source: Path, target: Path) -> None:
         """Send a directory as one tar stream; needs tar and gzip there."""
-        with tempfile.TemporaryFile() as packed:
+        with tempfile.TemporaryFile() as packed, self._moving(target):
             with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
                 archive.add(source, arcname=".")
             packed.seek(0)
@@ -304,10 +339,8 @@ class HostRunner:
 
         :raises InputError: something in it leads out of ``target``, or is a device.
         """
-        self._connection.open()
-        channel = self._connection.transport.open_session(timeout=30)
-        channel.exec_command(f"tar -C {shlex.quote(str(source))} -czf - .")
-        with tempfile.NamedTemporaryFile(prefix="krg-fetch-") as packed:
+        channel = self._channel(f"tar -C {shlex.quote(str(source))} -czf - .")
+        with tempfile.NamedTemporaryFile(prefix="krg-fetch-") as packed, self._moving(source):
             while data := channel.recv(1 << 18):
                 packed.write(data)
             if channel.recv_exit_status() != 0:

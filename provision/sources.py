@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import fcntl
 import gzip
 import http.client
 import json
 import lzma
 import shutil
+import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +62,16 @@ def obtain(
     :raises InputError: the file there is not the release's; it is left where it is.
     :raises MissingError: not there and not to be had.
     """
+    wrong: list[InputError] = []
     for name in archive.files:
         path = directory / name
         if path.is_file():
-            return Source(archive, path, verify(archive, path, progress), "source directory")
+            try:
+                return Source(archive, path, verify(archive, path, progress), "source directory")
+            except InputError as error:
+                wrong.append(error)
+    if wrong:
+        raise wrong[0]
     if not download or not archive.urls:
         raise MissingError(
             f"{archive.files[0]} is not in {directory}",
@@ -136,9 +144,7 @@ def from_git(archive: Archive, directory: Path, git: Path, ref: str) -> Source:
     if tree != archive.tree:
         raise InputError(f"{git}: {ref} has tree {tree}, the release says {archive.tree}")
     directory.mkdir(parents=True, exist_ok=True)
-    name = next((n for n in archive.files if n.endswith(".tar.gz")), archive.files[0])
-    if not name.endswith(".tar.gz"):
-        raise InputError(f"the release knows no .tar.gz name for {archive.name}")
+    name = _tar_gz(archive)
     path = directory / name
     prefix = name.removesuffix(".tar.gz") + "/"
     with tempfile.TemporaryDirectory(dir=directory, prefix=".git-") as scratch:
@@ -161,7 +167,47 @@ def from_git(archive: Archive, directory: Path, git: Path, ref: str) -> Source:
     return Source(archive, path, verify(archive, path), f"git {ref}")
 
 
+def from_directory(archive: Archive, directory: Path, tree: Path) -> Source:
+    """Pack an unpacked source tree as the release's archive into ``directory``.
+
+    :raises InputError: its git tree id is not the release's: a file was changed,
+        added, left out, or has another executable bit.
+    """
+    if archive.tree is None:
+        raise InputError(f"the archive {archive.name} is checked by sha256, not as a tree")
+    if not tree.is_dir():
+        raise InputError(f"{tree}: no such directory")
+    have = unpack.directory_tree_id(tree)
+    if have != archive.tree:
+        raise _mismatch(tree, "git tree id", archive.tree, have)
+    name = _tar_gz(archive)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".tree-") as scratch:
+        packed = Path(scratch) / name
+        with tarfile.open(packed, "w:gz", compresslevel=1) as tar:
+            tar.add(tree, name.removesuffix(".tar.gz"))
+        verify(archive, packed)
+        packed.replace(directory / name)
+    return Source(archive, directory / name, verify(archive, directory / name), str(tree))
+
+
+def _tar_gz(archive: Archive) -> str:
+    name = next((n for n in archive.files if n.endswith(".tar.gz")), None)
+    if name is None:
+        raise InputError(f"the release knows no .tar.gz name for {archive.name}")
+    return name
+
+
 def _download(archive: Archive, path: Path, progress: Progress) -> str:
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        # Two builds begun together must not both append to the same file.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.is_file():
+            return "downloaded by another run"
+        return _download_alone(archive, path, progress)
+
+
+def _download_alone(archive: Archive, path: Path, progress: Progress) -> str:
     part = path.with_name(path.name + ".part")
     reasons = []
     for url in archive.urls:
@@ -345,11 +391,3 @@ def sources_of(
     if missing:
         raise MissingError("; ".join(e.message for e in missing), hint=missing[0].hint)
     return found
-
-
-def list_local(release: Release, directory: Path) -> Sequence[tuple[Archive, Path | None]]:
-    """Return each archive with the file in ``directory`` that goes by one of its names."""
-    return [
-        (a, next((directory / n for n in a.files if (directory / n).is_file()), None))
-        for a in release.archives.values()
-    ]

@@ -103,3 +103,10 @@ def main(argv: list[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"krg-provision: error: {where}{error.strerror or error}", err=True)
         sys.exit(3)
+    except Exception as error:
+        # A bug of ours: the traceback is for those who ask for it.
+        if debug:
+            raise
+        click.echo(f"krg-provision: bug: {type(error).__name__}: {error}", err=True)
+        click.echo("  please report it, with what --debug prints after krg-provision", err=True)
+        sys.exit(1)

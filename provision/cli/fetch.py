@@ -34,6 +34,12 @@ from provision.paths import sources_dir
     metavar="DIR",
     help="Make the kernel's archive from this git repository.",
 )
+@click.option(
+    "--tree",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Make the kernel's archive from this unpacked tree.",
+)
 @click.option("--ref", metavar="REF", help="The ref for --git (default: the release's tag).")
 @click.option("--no-download", is_flag=True, help="Only look; download nothing.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
@@ -42,6 +48,7 @@ def fetch(
     name: str,
     source_dir: Path | None,
     git: Path | None,
+    tree: Path | None,
     ref: str | None,
     no_download: bool,
     form: str,
@@ -54,6 +61,7 @@ def fetch(
       krg-provision fetch
       krg-provision fetch --source-dir ~/Downloads --no-download
       krg-provision fetch --git ~/src/linux --ref v2.6.20
+      krg-provision fetch --tree ~/linux-2.6.20
     """
     from provision import sources
     from provision.errors import InputError
@@ -70,6 +78,8 @@ def fetch(
             if wanted is None:
                 raise InputError(f"{release.name} names no tag: say which with --ref")
             sources.from_git(linux, directory, git, wanted)
+        if tree:
+            sources.from_directory(release.archives["linux"], directory, tree)
         found = sources.sources_of(
             release, directory, download=not no_download, progress=phases.update
         )
