@@ -37,7 +37,6 @@ from provision.tools import Toolchain
 # Part of every build's key: raise it when the same inputs give another result.
 RECIPE = 1
 _SPACE = 2 << 30
-_RESULT_SPACE = 100 << 20
 _FULL = 1 << 20
 # Characters that make or the shells of its rules would take for something else.
 _UNFIT = re.compile(r"[\s'\"`$:;#%&()<>|*?!=\[\]{}\\]")
@@ -137,7 +136,6 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
                 hint=f"name another place with {option}",
             )
     sources.need_space(work, _SPACE, "a build")
-    sources.need_space(final, _RESULT_SPACE, "a build's result")
     # The result's place too: other inputs may have been told to go there.
     place = hashlib.sha256(os.fsencode(final)).hexdigest()[:16]
     with _only_one(work), _only_one(cache_dir() / "locks" / place):

@@ -103,10 +103,10 @@ def load(name: str) -> list[Fixup]:
 
 def _fixup(raw: Table) -> Fixup:
     raw.where += f" ({raw.text('id')})"
+    when = raw.table("when", {*VERSION_FACTS, "arch"}).texts_by_key()
     edits = tuple(_edit(one) for one in raw.tables("edit", _EDIT_KEYS))
     if not edits:
         raise InputError(f"{raw.where}: there is no edit")
-    when = raw.table("when", {*VERSION_FACTS, "arch"}).texts_by_key()
     return Fixup(raw.text("id"), raw.text("why"), edits, when, raw.maybe("upstream"))
 
 

@@ -238,9 +238,10 @@ class HostRunner:
         words = ["env", *(["-i"] if clean else []), *values, *argv]
         inner = "echo $$; " + (f"cd {shlex.quote(str(cwd))} && " if cwd else "")
         inner += f"exec {shlex.join(words)}"
-        # A shell of our own: the account's may be one that knows no 2>&1.
-        script = shlex.quote(f"exec 2>&1 </dev/null; {inner}")
-        channel = self._channel(f"setsid -w sh -c {script}")
+        # A shell of our own: the account's may be one that knows no 2>&1. It stays
+        # alive, so that setsid need not fork, which would hide the signal that ended argv.
+        outer = f"setsid -w sh -c {shlex.quote(inner)} 2>&1 </dev/null; exit $?"
+        channel = self._channel(f"sh -c {shlex.quote(outer)}")
         lines = _Lines(on_line)
         group = b""
         try:
@@ -302,8 +303,9 @@ class HostRunner:
         number = int(group)
         # Killed when asking was not enough; kill -0 only asks who is left.
         script = (
-            f"kill -TERM -- -{number}; for i in 1 2 3 4 5 6 7 8 9 10; do "
-            f"kill -0 -- -{number} 2>/dev/null || exit 0; sleep 0.5; done; kill -KILL -- -{number}"
+            f"kill -s TERM -- -{number}; for i in 1 2 3 4 5 6 7 8 9 10; do "
+            f"kill -s 0 -- -{number} 2>/dev/null || exit 0; sleep 0.5; done; "
+            f"kill -s KILL -- -{number}"
         )
         with contextlib.suppress(Exception):
             channel = self._channel(f"sh -c {shlex.quote(script)}")

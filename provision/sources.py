@@ -11,9 +11,11 @@ import bz2
 import contextlib
 import fcntl
 import gzip
+import hashlib
 import http.client
 import json
 import lzma
+import os
 import shutil
 import tarfile
 import tempfile
@@ -27,6 +29,7 @@ from provision import __version__, fixup, unpack
 from provision.artifacts import digest
 from provision.atomic import write_text
 from provision.errors import FailedError, InputError, MissingError
+from provision.paths import cache_dir
 from provision.release import Archive, Patches, Release
 from provision.runner import LocalRunner
 
@@ -199,7 +202,9 @@ def _tar_gz(archive: Archive) -> str:
 
 
 def _download(archive: Archive, path: Path, progress: Progress) -> str:
-    with path.with_name(path.name + ".lock").open("w") as lock:
+    locks = cache_dir() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]).open("w") as lock:
         # Two builds begun together must not both append to the same file.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.is_file():

@@ -44,7 +44,7 @@ class Table:
     def _get(self, key: str, kind: type[_T], default: _T | None) -> _T:
         value = self._raw.get(key, default)
         if value is None:
-            raise InputError(f"{self.where}: {key} is missing")
+            raise InputError(f"{self.where}: {key!r} is missing")
         # True is an int to Python, not to the writer of a file.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise InputError(f"{self.where}: {key} must be {_NAMES[kind]}")
@@ -74,8 +74,8 @@ class Table:
         return Table(self._raw.get(key, {}), f"{self.where}: {key}", known)
 
     def tables(self, key: str, known: set[str]) -> list[Table]:
-        """Return the tables of an array of tables."""
-        raw: list[Any] = self._get(key, list, [])
+        """Return the tables of an array of tables, which must be there."""
+        raw: list[Any] = self._get(key, list, None)
         return [Table(one, f"{self.where}: {key} {n}", known) for n, one in enumerate(raw, 1)]
 
     def lists(self, key: str) -> tuple[tuple[str, ...], ...]:

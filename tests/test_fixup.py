@@ -126,7 +126,7 @@ def test_other_bytes_and_the_mode_stay(tmp_path: Path) -> None:
         ("[[fixup]]\nid = 'x'", "'edit' is missing"),
         ("[[fixup]]\nid = 'x'\nedit = [{file='a', put='', applied='b'}]", "'find' is missing"),
         ("[[fixup]]\nid='x'\nwhy=''\nedit=[{file='a',find='(',put='',applied='b'}]", "missing )"),
-        ("[[fixup]]\nid = 'x'\nwhy=''\nedit = []\nwhen = {perl = '>5'}", "unknown condition perl"),
+        ("[[fixup]]\nid = 'x'\nwhy=''\nedit = []\nwhen = {perl = '>5'}", "unknown key 'perl'"),
         ("not toml", "x.toml"),
     ],
 )  # fmt: skip
@@ -192,3 +192,23 @@ def test_shipped_files_are_plain_toml() -> None:
             assert set(entry) <= {"id", "why", "upstream", "when", "edit"}, entry["id"]
             for edit in entry["edit"]:
                 assert set(edit) <= {"file", "find", "put", "applied", "count"}, entry["id"]
+
+
+@pytest.mark.parametrize("file", ["../outside", "/etc/passwd", "a/../../b"])
+def test_no_edit_leads_out(tmp_path: Path, file: str) -> None:
+    path = tmp_path / "x.toml"
+    edit = f"{{file = '{file}', find = 'a', put = 'b', applied = 'b'}}"
+    path.write_text(f"[[fixup]]\nid = 'x'\nwhy = ''\nedit = [{edit}]\n")
+    with pytest.raises(InputError, match="leads out"):
+        fixup.load(str(path))
+
+
+def test_no_link_leads_out(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("a")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").symlink_to(tmp_path / "outside")
+    edit = fixup.Edit("file", re.compile("a"), "b", re.compile("b"))
+    with pytest.raises(FailedError, match="leads out"):
+        fixup.apply(tree, [fixup.Fixup("x", "", (edit,))], {})
+    assert (tmp_path / "outside").read_text() == "a"

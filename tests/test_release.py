@@ -52,14 +52,14 @@ def test_small_release(text: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('name = "mini"', 'name = "Mini/.."', "not a release name"),
+        ('name = "mini"', 'name = "Mini/.."', "not a plain name"),
         ('title = "A kernel in small"\n', "", "'title' is missing"),
         ("[archive.linux]", "[archive.lunix]", "[archive.linux]"),
         ("tree = ", "sha256 = ", "not a digest"),
-        ("tree = ", "other = ", "either sha256 or tree"),
-        ('"linux-mini.tar.gz"', '"../linux.tar.gz"', "not a plain file name"),
-        ('"linux-mini.tar.gz"', '"-x"', "not a plain file name"),
-        ('archive = "extra"', 'archive = "nothing"', "not described"),
+        ("tree = ", "git_ref = ", "either sha256 or tree"),
+        ('"linux-mini.tar.gz"', '"../linux.tar.gz"', "not a plain name"),
+        ('"linux-mini.tar.gz"', '"-x"', "not a plain name"),
+        ('archive = "extra"', 'archive = "nothing"', "no archive nothing"),
         ("strip = 1", "strip = 1\nfuzz = 2", "fuzz"),
         ("[[step]]", "[[step", "mini.toml"),
         ('name = "tools"\n', "", "'name' is missing"),
@@ -103,3 +103,30 @@ def test_values_are_frozen(text: str) -> None:
     made = release.parse(text, "mini.toml")
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[archive.linux]", '[archive."../linux"]'),
+        ("[arch.x86_64]", '[arch."../../x"]'),
+        ('tree = "linux"', 'tree = "../linux"'),
+        ('glob = "', 'glob = "../'),
+        ('image = "', 'image = "/'),
+    ],
+)
+def test_no_name_leads_out(text: str, old: str, new: str) -> None:
+    assert old in text
+    with pytest.raises(InputError, match=r"mini\.toml"):
+        release.parse(text.replace(old, new), "mini.toml")
+
+
+def test_types_and_unknown_keys(text: str) -> None:
+    for old, new, said in (
+        ('title = "', "title = 3 # ", "title must be a text"),
+        ("count = ", 'count = "x" # ', "count must be a whole number"),
+        ('title = "', 'titel = "', "unknown key 'titel'"),
+    ):
+        assert old in text
+        with pytest.raises(InputError, match=said):
+            release.parse(text.replace(old, new), "mini.toml")
