@@ -25,7 +25,7 @@ def obstacle(symbol: kconfiglib.Symbol, want: str) -> str:
                 else "modules are off"
             )
         return _too_high(symbol) if symbol.tri_value > level else _too_low(symbol, level)
-    missing = _unmet(symbol.direct_dep, 2)
+    missing = unmet(symbol.direct_dep, 2)
     if missing:
         return "needs " + " and ".join(missing)
     if not any(node.prompt for node in symbol.nodes):
@@ -45,7 +45,7 @@ def _too_high(symbol: kconfiglib.Symbol) -> str:
 
 
 def _too_low(symbol: kconfiglib.Symbol, level: int) -> str:
-    missing = _unmet(symbol.direct_dep, level)
+    missing = unmet(symbol.direct_dep, level)
     if missing:
         return "needs " + " and ".join(missing)
     choice = symbol.choice
@@ -53,14 +53,14 @@ def _too_low(symbol: kconfiglib.Symbol, level: int) -> str:
         taken = choice.selection
         if taken is not None and taken is not symbol:
             return f"the choice {_choice(choice)} has {taken.name}"
-        missing = _unmet(choice.direct_dep, level)
+        missing = unmet(choice.direct_dep, level)
         if missing:
             return f"the choice {_choice(choice)} needs " + " and ".join(missing)
     prompts = [node.prompt[1] for node in symbol.nodes if node.prompt]
     if not prompts:
         selectors = expr_str(symbol.rev_dep) if symbol.rev_dep is not symbol.kconfig.n else ""
         return "it has no prompt" + (f": only {selectors} turns it on" if selectors else "")
-    missing = [part for condition in prompts for part in _unmet(condition, level)]
+    missing = [part for condition in prompts for part in unmet(condition, level)]
     return "its prompt needs " + " and ".join(missing) if missing else "unknown to this program"
 
 
@@ -71,7 +71,7 @@ def _choice(choice: kconfiglib.Choice) -> str:
     return "without a name"
 
 
-def _unmet(condition: Any, level: int) -> list[str]:
+def unmet(condition: Any, level: int) -> list[str]:
     """Return the parts of ``condition`` that are below ``level``, with their values."""
     if expr_value(condition) >= level:
         return []

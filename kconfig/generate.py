@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,10 @@ from pathlib import Path
 import kconfiglib
 
 from kconfig import explain, write
+from kconfig.condition import SYMBOL, hold
 from kconfig.errors import KconfigError, UnmetError
-from kconfig.policy import SYMBOL, Policy
+from kconfig.nearest import Nearest
+from kconfig.policy import Policy, Rule
 
 _LINE = re.compile(r"(?:CONFIG_)?([A-Za-z0-9_]+)=(.*)")
 _UNSET = re.compile(r"# CONFIG_([A-Za-z0-9_]+) is not set")
@@ -30,21 +32,43 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class Request:
-    """One wanted value: any of ``values`` will do, the first is set; ``by`` says who asks."""
+    """One wanted value: any of ``values`` will do, the first is set; ``by`` says who asks.
+
+    A policy's request has its ``rule``, whose want and conditions count instead.
+    """
 
     symbol: str
     values: tuple[str, ...]
     by: str
     required: bool = True
+    rule: Rule | None = None
+
+    def accepts(self, value: str) -> bool:
+        """Tell whether the symbol may have ``value``."""
+        return self.rule.want.accepts(value) if self.rule else value in self.values
+
+    def nearest(self, value: str) -> str:
+        """Return what to set in place of ``value``."""
+        return self.rule.want.nearest(value) if self.rule else self.values[0]
+
+    @property
+    def wanted(self) -> str:
+        """Return the values for a message."""
+        return str(self.rule.want) if self.rule else " or ".join(self.values)
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A configuration's text and what was asked of it; ``unmet`` lists recommendations missed."""
+    """A configuration's text and what was asked of it.
+
+    ``unmet`` lists recommendations missed, ``overridden`` the rules of a policy that a
+    fragment or a single value goes against.
+    """
 
     text: str
     requests: tuple[Request, ...]
     unmet: tuple[str, ...]
+    overridden: tuple[str, ...] = ()
 
 
 def parse_assignment(text: str, by: str) -> Request:
@@ -78,13 +102,20 @@ def parse_fragment(text: str, where: str) -> list[Request]:
     return requests
 
 
-def policy_requests(policy: Policy, arch: str) -> list[Request]:
-    """Return what a policy asks for on one architecture."""
+def policy_requests(
+    policy: Policy, arch: str, version: tuple[int, int, int] | None = None
+) -> list[Request]:
+    """Return what a policy asks for on one architecture and, if given, of one kernel version."""
     return [
         Request(
-            symbol, rule.want, f"policy {policy.name}, rule {rule.id}", rule.severity == "required"
+            symbol,
+            rule.want.values,
+            f"policy {rule.policy or policy.name}, rule {rule.id}",
+            rule.severity == "required",
+            rule,
         )
-        for rule in policy.for_arch(arch)
+        for rule in policy.rules
+        if rule.covers(version, arch) is not False and rule.severity != "info"
         for symbol in rule.symbols
     ]
 
@@ -109,17 +140,19 @@ def generate(
             kconf.load_config(str(path), replace=True)
     except (OSError, kconfiglib.KconfigError) as error:
         raise KconfigError(f"{base}: cannot be read as a configuration ({error})") from error
-    final = {request.symbol: request for request in requests}
+    final, overridden = _final(requests)
     known: list[Request] = []
     unknown: list[Request] = []
-    for request in final.values():
+    for request in final:
         defined = request.symbol in kconf.syms and kconf.syms[request.symbol].nodes
         (known if defined else unknown).append(request)
+    values = _Values(kconf)
+    nearest = Nearest(symbol.name for symbol in kconf.unique_defined_syms)
     # What this tree does not have is as good as off.
     absent = [
-        f"{r.symbol}: this tree has no such symbol{_nearest(kconf, r.symbol)} ({r.by})"
+        f"{r.symbol}: this tree has no such symbol{_hint(nearest, r.symbol)} ({r.by})"
         for r in unknown
-        if r.required and r.values[0] != "n"
+        if r.required and not r.accepts("n") and not _settled(r, values)
     ]
     if absent:
         raise UnmetError(absent)
@@ -128,16 +161,72 @@ def generate(
     for _ in range(2):
         for request in known:
             symbol = kconf.syms[request.symbol]
-            if symbol.str_value not in request.values:
-                symbol.set_value(request.values[0])
-    missed = [r for r in known if kconf.syms[r.symbol].str_value not in r.values]
+            if not request.accepts(symbol.str_value) and not _settled(request, values):
+                symbol.set_value(request.nearest(symbol.str_value))
+    missed = [
+        r
+        for r in known
+        if not r.accepts(kconf.syms[r.symbol].str_value) and not _settled(r, values)
+    ]
     failed = [_reason(kconf, r) for r in missed if r.required]
     if failed:
         raise UnmetError(failed)
     return Generated(
         write.config_text(kconf, version, header),
-        tuple(final.values()),
+        tuple(final),
         tuple(_reason(kconf, r) for r in missed),
+        tuple(overridden),
+    )
+
+
+class _Values(Mapping[str, str]):
+    """The values of a tree's symbols, as they are when asked for."""
+
+    def __init__(self, kconf: kconfiglib.Kconfig) -> None:
+        self._syms = kconf.syms
+
+    def __getitem__(self, name: str) -> str:
+        value: str = self._syms[name].str_value
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._syms)
+
+    def __len__(self) -> int:
+        return len(self._syms)
+
+
+def _final(requests: Sequence[Request]) -> tuple[list[Request], list[str]]:
+    """Return the requests that count, and what became of the others.
+
+    Of single values the last counts, and it counts more than any policy.
+    """
+    single = {r.symbol: r for r in requests if r.rule is None}
+    final = []
+    overridden = []
+    for request in requests:
+        by = single.get(request.symbol)
+        if by is (request if request.rule is None else None):
+            final.append(request)
+        elif request.rule is not None and by is not None and not request.accepts(by.values[0]):
+            overridden.append(
+                f"{request.symbol}={by.values[0]} ({by.by}) goes against {request.by}, which wants "
+                f"{request.wanted}: {request.rule.why}"
+            )
+    return final, overridden
+
+
+def _settled(request: Request, values: Mapping[str, str]) -> bool:
+    """Tell whether a rule asks nothing: its condition fails, or another symbol satisfies it."""
+    rule = request.rule
+    if rule is None:
+        return False
+    if rule.when and not hold(rule.when, values, {}):
+        return True
+    return rule.any and any(
+        rule.want.accepts(values.get(symbol, "n"))
+        for symbol in rule.symbols
+        if symbol != request.symbol
     )
 
 
@@ -176,14 +265,11 @@ def _readable(
 def _reason(kconf: kconfiglib.Kconfig, request: Request) -> str:
     symbol = kconf.syms[request.symbol]
     return (
-        f"{request.symbol} is {symbol.str_value or 'empty'}, wanted {' or '.join(request.values)}: "
-        f"{explain.obstacle(symbol, request.values[0])} ({request.by})"
+        f"{request.symbol} is {symbol.str_value or 'empty'}, wanted {request.wanted}: "
+        f"{explain.obstacle(symbol, request.nearest(symbol.str_value))} ({request.by})"
     )
 
 
-def _nearest(kconf: kconfiglib.Kconfig, name: str) -> str:
-    import difflib
-
-    known = [symbol.name for symbol in kconf.unique_defined_syms]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    return f", perhaps {near[0]}" if near else ""
+def _hint(nearest: Nearest, name: str) -> str:
+    near = nearest.to(name)
+    return f", perhaps {near}" if near else ""

@@ -1,58 +1,115 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Policies: which values symbols must have, each with its reason and its source.
 
-A policy is policies/NAME.toml or the user's own file.
+A policy is policies/NAME.toml or the user's own file; docs/lint.md describes the format.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kconfig.condition import SYMBOL, Term, Want, parse_terms, parse_want
 from kconfig.errors import KconfigError
+from kconfig.finding import SEVERITIES
 
-SEVERITIES = ("required", "recommended", "info")
-SYMBOL = re.compile(r"[A-Za-z0-9_]+")
+__all__ = ["SEVERITIES", "SYMBOL", "Policy", "Rule", "check_together", "load", "names", "parse"]
+
+Version = tuple[int, int, int]
+
 _POLICIES = Path(__file__).resolve().parent / "policies"
+_MOST_BYTES = 1 << 20
+_VERSION = re.compile(r"(\d{1,5})\.(\d{1,5})(?:\.(\d{1,5}))?")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_RULE_LINE = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
+_KEYS = frozenset(
+    ("id", "symbols", "want", "need", "severity", "why", "source", "since", "until", "arch", "when")
+)
+_OVERRIDE_KEYS = _KEYS | {"override", "drop", "without"}
+_POLICY_KEYS = frozenset(("name", "title", "kernel", "extends", "rule"))
+_END = 99999
 
 
 @dataclass(frozen=True)
 class Rule:
-    """``symbols`` may have the values in ``want``; the first is the one to set."""
+    """``symbols`` may have the values in ``want``: all of them, or with ``any`` at least one.
+
+    ``since`` and ``until`` (inclusive) are kernel versions, ``arch`` is one architecture,
+    ``when`` further conditions; ``place`` is the policy file and line, for messages.
+    """
 
     id: str
     symbols: tuple[str, ...]
-    want: tuple[str, ...]
+    want: Want
     severity: str
     why: str
     source: str
-    arch: str | None
+    arch: str | None = None
+    since: Version | None = None
+    until: Version | None = None
+    when: tuple[Term, ...] = ()
+    any: bool = False
+    policy: str = ""
+    place: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return what reports call it: POLICY/ID."""
+        return f"{self.policy}/{self.id}"
+
+    def covers(self, version: Version | None, arch: str) -> bool | None:
+        """Tell whether it is for this kernel; None when that depends on an unknown version."""
+        if self.arch is not None and arch and self.arch != arch:
+            return False
+        if version is None:
+            return None if self.since or self.until else True
+        return (self.since or version) <= version <= (self.until or version)
+
+    def meets(self, other: Rule) -> bool:
+        """Tell whether there can be a kernel that both are for, under the same conditions."""
+        if self.arch is not None and other.arch is not None and self.arch != other.arch:
+            return False
+        latest = max(self.since or (0, 0, 0), other.since or (0, 0, 0))
+        earliest = min(self.until or (_END, 0, 0), other.until or (_END, 0, 0))
+        return latest <= earliest and (self.when == other.when or not (self.when and other.when))
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A named list of rules."""
+    """A named list of rules, those of the policies it extends included."""
 
     name: str
     title: str
     rules: tuple[Rule, ...]
+    kernel: Version | None = None
 
     def identity(self) -> object:
         """Return what decides a configuration: not the reasons."""
-        return [(r.symbols, r.want, r.arch, r.severity) for r in self.rules]
+        return [
+            (
+                r.symbols, str(r.want), r.arch, r.severity, r.since, r.until,
+                [str(term) for term in r.when], r.any,
+            )
+            for r in self.rules
+        ]  # fmt: skip
 
     def for_arch(self, arch: str) -> tuple[Rule, ...]:
-        """Return the rules that hold on ``arch``."""
-        return tuple(rule for rule in self.rules if rule.arch in (None, arch))
+        """Return the rules that hold on ``arch`` in any case: those without other conditions."""
+        return tuple(
+            rule
+            for rule in self.rules
+            if rule.arch in (None, arch) and not (rule.when or rule.any or rule.since or rule.until)
+        )
 
 
 def names() -> list[str]:
-    """Return the names of the policies shipped."""
-    return sorted(path.stem for path in _POLICIES.glob("*.toml"))
+    """Return the names of the policies shipped, those of a release first."""
+    stems = (path.stem for path in _POLICIES.glob("*.toml"))
+    return sorted(stems, key=lambda stem: (not stem[-1].isdigit(), stem))
 
 
 def load(name: str) -> Policy:
@@ -60,41 +117,230 @@ def load(name: str) -> Policy:
 
     :raises KconfigError: no such policy, or the file is wrong; says where.
     """
-    path = Path(name) if name.endswith(".toml") else _POLICIES / f"{name}.toml"
+    return _load(name, ())
+
+
+def _load(name: str, chain: tuple[str, ...], near: Path | None = None) -> Policy:
+    if name.endswith(".toml"):
+        path = Path(name) if near is None else near / name
+    elif re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        path = _POLICIES / f"{name}.toml"
+    else:
+        raise KconfigError(f"no policy {name[:60]!r} (there are: {', '.join(names())})")
+    if str(path.resolve()) in chain:
+        raise KconfigError(f"{path}: extends itself, by way of {chain[-1]}")
     try:
-        text = path.read_text("utf-8")
+        with path.open("rb") as stream:
+            data = stream.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise KconfigError(f"{path}: more than {_MOST_BYTES >> 20} MiB: not a policy")
+        text = data.decode("utf-8")
     except (OSError, UnicodeError) as error:
+        if path.exists():
+            raise KconfigError(f"{path}: cannot be read as text ({error})") from error
         raise KconfigError(f"no policy {name} (there are: {', '.join(names())})") from error
-    return parse(text, str(path))
+    return parse(text, str(path), _chain=(*chain, str(path.resolve())))
 
 
-def parse(text: str, where: str) -> Policy:
-    """Return the Policy a TOML text describes; ``where`` names it in errors."""
+def parse(text: str, where: str, *, _chain: tuple[str, ...] = ()) -> Policy:
+    """Return the Policy a TOML text describes; ``where`` names it in errors.
+
+    :raises KconfigError: no TOML, a key that is missing, unknown or of the wrong type,
+        two rules that contradict each other; all with their place.
+    """
     try:
         raw = tomllib.loads(text)
-        rules = tuple(_rule(r, where) for r in raw["rule"])
-        return Policy(raw["name"], raw["title"], rules)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise KconfigError(f"{where}: {str(error) or 'too deeply nested'}") from error
+    for key in ("name", "title", "rule"):
+        if key not in raw:
+            raise KconfigError(f"{where}: {key!r} is missing")
+    _known(raw, _POLICY_KEYS, where)
+    if not isinstance(raw["rule"], list) or not all(isinstance(r, dict) for r in raw["rule"]):
+        raise KconfigError(f"{where}: 'rule' is of the wrong type: each rule begins with [[rule]]")
+    name, title = _word(raw, "name", where), _word(raw, "title", where)
+    kernel = _version(raw, "kernel", where)
+    inherited: dict[str, Rule] = {}
+    for other in _texts(raw.get("extends", []), "extends", where):
+        extended = _load(other, _chain or (where,), Path(where).parent)
+        kernel = kernel or extended.kernel
+        for rule in extended.rules:
+            if rule.id in inherited and inherited[rule.id] != rule:
+                first = inherited[rule.id].place
+                raise KconfigError(f"{where}: rule {rule.id} is in {first} and in {rule.place}")
+            inherited[rule.id] = rule
+    lines = [text.count("\n", 0, m.start()) + 1 for m in _RULE_LINE.finditer(text)]
+    numbered = len(lines) == len(raw["rule"])
+    own: dict[str, Rule] = {}
+    for number, entry in enumerate(raw["rule"]):
+        place = f"{where}:{lines[number]}" if numbered else where
+        new = _rule_or_override(entry, place, name, inherited)
+        if new is None:
+            continue
+        if new.id in own:
+            raise KconfigError(f"{place}: rule {new.id} is already in {own[new.id].place}")
+        own[new.id] = new
+    rules = (*inherited.values(), *own.values())
+    check_together(rules)
+    return Policy(name, title, rules, kernel)
+
+
+def check_together(rules: Iterable[Rule]) -> None:
+    """Accept rules that can all be followed.
+
+    :raises KconfigError: two of them want of one symbol what cannot both be; names both.
+    """
+    by_symbol: dict[str, list[Rule]] = {}
+    for rule in rules:
+        if rule.any and len(rule.symbols) > 1:
+            continue
+        for symbol in rule.symbols:
+            for other in by_symbol.setdefault(symbol, []):
+                if rule.meets(other) and rule.want.excludes(other.want):
+                    raise KconfigError(
+                        f"{rule.place}: rule {rule.id} wants {symbol} to be {rule.want}, but rule "
+                        f"{other.id} in {other.place} wants {other.want}"
+                    )
+            by_symbol[symbol].append(rule)
+
+
+def _rule_or_override(
+    raw: Mapping[str, Any], place: str, policy: str, inherited: dict[str, Rule]
+) -> Rule | None:
+    """Return a new rule; an override changes ``inherited`` in place and gives None."""
+    if not raw.get("override"):
+        rule = _rule(raw, place, policy)
+        if rule.id in inherited:
+            raise KconfigError(
+                f"{place}: rule {rule.id} is already in {inherited[rule.id].place}; "
+                "to change it, say override = true"
+            )
+        return rule
+    if not isinstance(raw["override"], bool):
+        raise KconfigError(f"{place}: 'override' is of the wrong type: true or false")
+    _known(raw, _OVERRIDE_KEYS, place)
+    name = _word(raw, "id", place)
+    if name not in inherited:
+        raise KconfigError(f"{place}: rule {name} overrides nothing: no extended policy has it")
+    old = inherited[name]
+    without = _texts(raw.get("without", []), "without", f"{place}: rule {name}")
+    odd = [symbol for symbol in without if symbol not in old.symbols]
+    if odd:
+        raise KconfigError(f"{place}: rule {name}: {odd[0]} is not among its symbols")
+    symbols = tuple(s for s in old.symbols if s not in without)
+    if raw.get("drop") is True or not symbols:
+        del inherited[name]
+        return None
+    changes = _fields({**_defaults(old), **raw}, place, _OVERRIDE_KEYS)
+    if "symbols" not in raw:
+        changes["symbols"] = symbols
+    for key in ("want", "when", "since", "until"):
+        if key not in raw:
+            del changes[key]
+    inherited[name] = replace(old, **changes, policy=policy, place=place)
+    return None
+
+
+def _defaults(rule: Rule) -> dict[str, Any]:
+    """Return a rule as the file would have it, as far as an override may leave it out."""
+    raw: dict[str, Any] = {
+        "id": rule.id, "symbols": list(rule.symbols), "severity": rule.severity, "why": rule.why,
+        "source": rule.source, "want": "y", "need": "any" if rule.any else "all",
+    }  # fmt: skip
+    return raw | ({"arch": rule.arch} if rule.arch else {})
+
+
+def _rule(raw: Mapping[str, Any], place: str, policy: str) -> Rule:
+    return Rule(**_fields(raw, place, _KEYS), policy=policy, place=place)
+
+
+def _fields(raw: Mapping[str, Any], place: str, keys: frozenset[str]) -> dict[str, Any]:
+    name = _word(raw, "id", place)
+    if not _ID.fullmatch(name):
+        raise KconfigError(f"{place}: {name[:60]!r} is not a rule's name")
+    where = f"{place}: rule {name}"
+    _known(raw, keys, where)
+    symbols = _texts(_value(raw, "symbols", where), "symbols", where)
+    for symbol in symbols:
+        if not SYMBOL.fullmatch(symbol):
+            raise KconfigError(f"{where}: {symbol[:60]!r} is not a symbol's name")
+    if not symbols or raw.get("want") == []:
+        raise KconfigError(f"{where}: symbols and want must not be empty")
+    severity = raw.get("severity", "required")
+    if severity not in SEVERITIES:
+        raise KconfigError(f"{where}: severity {severity!r}? It is {', '.join(SEVERITIES)}")
+    need = raw.get("need", "all")
+    if need not in ("all", "any"):
+        raise KconfigError(f"{where}: need {need!r}? It is all or any")
+    try:
+        want = parse_want(_value(raw, "want", where))
+        when = parse_terms(raw.get("when", []))
+    except ValueError as error:
         raise KconfigError(f"{where}: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise KconfigError(f"{where}: {error} is missing or of the wrong type") from error
+    since, until = _version(raw, "since", where), _version(raw, "until", where, end=True)
+    if since and until and since > until:
+        raise KconfigError(f"{where}: no kernel is {raw['since']} or later and at most {until}")
+    return {
+        "id": name, "symbols": symbols, "want": want, "severity": severity,
+        "why": _word(raw, "why", where), "source": _word(raw, "source", where),
+        "arch": _word(raw, "arch", where) if "arch" in raw else None,
+        "since": since, "until": until, "when": when, "any": need == "any",
+    }  # fmt: skip
 
 
-def _rule(raw: Mapping[str, Any], where: str) -> Rule:
-    rule = Rule(
-        raw["id"],
-        tuple(raw["symbols"]),
-        tuple(raw["want"]),
-        raw.get("severity", "required"),
-        raw["why"],
-        raw["source"],
-        raw.get("arch"),
-    )
-    for name in rule.symbols:
-        if not SYMBOL.fullmatch(name):
-            raise KconfigError(f"{where}: rule {rule.id}: {name!r} is not a symbol's name")
-    if not rule.symbols or not rule.want:
-        raise KconfigError(f"{where}: rule {rule.id}: symbols and want must not be empty")
-    if rule.severity not in SEVERITIES:
-        raise KconfigError(f"{where}: rule {rule.id}: severity {rule.severity!r}?")
-    return rule
+def _known(raw: Mapping[str, Any], keys: frozenset[str], where: str) -> None:
+    for key in raw:
+        if key not in keys:
+            raise KconfigError(
+                f"{where}: unknown key {key[:60]!r} (known: {', '.join(sorted(keys))})"
+            )
+
+
+def _value(raw: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in raw:
+        raise KconfigError(f"{where}: {key!r} is missing")
+    return raw[key]
+
+
+def _word(raw: Mapping[str, Any], key: str, where: str) -> str:
+    value = _value(raw, key, where)
+    if not isinstance(value, str) or not value.strip():
+        raise KconfigError(f"{where}: {key!r} is of the wrong type: it must be a text")
+    return value
+
+
+def _texts(value: Any, key: str, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise KconfigError(f"{where}: {key!r} is of the wrong type: it must be a list of texts")
+    return tuple(value)
+
+
+def _version(raw: Mapping[str, Any], key: str, where: str, *, end: bool = False) -> Version | None:
+    """Return a kernel version; with ``end``, 6.1 means the last of all 6.1.x."""
+    if key not in raw:
+        return None
+    match = _VERSION.fullmatch(raw[key]) if isinstance(raw[key], str) else None
+    if not match:
+        raise KconfigError(f"{where}: {key} {str(raw[key])[:60]!r} is not a version such as 2.6.20")
+    return int(match[1]), int(match[2]), int(match[3] or (_END if end else 0))
+
+
+def applicable(
+    rules: Sequence[Rule], version: Version | None, arch: str
+) -> tuple[list[Rule], list[Rule]]:
+    """Split rules into those for this kernel, and those of which that is not known."""
+    sure, unsure = [], []
+    for rule in rules:
+        covers = rule.covers(version, arch)
+        if covers:
+            sure.append(rule)
+        elif covers is None:
+            unsure.append(rule)
+    return sure, unsure
+
+
+def for_kernel(version: Version | None) -> list[Policy]:
+    """Return the shipped policies made for a kernel; of an unknown one, the default release's."""
+    if version is None:
+        return [load("kerrighed-2.4.4")]
+    return [one for one in map(load, names()) if one.kernel == version]

@@ -61,9 +61,17 @@ def _policy(name: str) -> policy.Policy:
 
 
 def text(linux: Path, release: Release, arch: str, wishes: Wishes, build_id: str) -> str:
-    """Return the .config for the patched tree ``linux``.
+    """Return the text of the .config; see ``generated``."""
+    return generated(linux, release, arch, wishes, build_id).text
 
-    Order, later wins: base, policies, LOCALVERSION, fragments, single values.
+
+def generated(
+    linux: Path, release: Release, arch: str, wishes: Wishes, build_id: str
+) -> generate.Generated:
+    """Return the .config for the patched tree ``linux``, and what was not done as asked.
+
+    Order, later wins: base, policies (which must not contradict each other),
+    LOCALVERSION, fragments, single values.
 
     :raises InputError: an unknown symbol or a malformed line.
     :raises FailedError: a symbol did not get its value; says what stood in the way.
@@ -72,10 +80,12 @@ def text(linux: Path, release: Release, arch: str, wishes: Wishes, build_id: str
     try:
         version = tree.kernel_version(linux)
         kconf = tree.load(linux, arch)
+        policies = [_policy(name) for name in wishes.policies or (release.policy,)]
+        policy.check_together(rule for one in policies for rule in one.rules)
         requests = [
             request
-            for name in wishes.policies or (release.policy,)
-            for request in generate.policy_requests(_policy(name), arch)
+            for one in policies
+            for request in generate.policy_requests(one, arch, version.numbers)
         ]
         if build_id:
             requests.append(generate.Request("LOCALVERSION", (f"-{build_id}",), "the build's id"))
@@ -90,7 +100,7 @@ def text(linux: Path, release: Release, arch: str, wishes: Wishes, build_id: str
             f"policy {', '.join(wishes.policies or (release.policy,))}\n"
             "#\n"
         )
-        made = generate.generate(kconf, base, requests, version=version.numbers, header=header)
+        return generate.generate(kconf, base, requests, version=version.numbers, header=header)
     except UnmetError as error:
         raise FailedError(
             f"{len(error.reasons)} symbol(s) did not get the value asked for:\n  "
@@ -98,7 +108,6 @@ def text(linux: Path, release: Release, arch: str, wishes: Wishes, build_id: str
         ) from error
     except KconfigError as error:
         raise InputError(str(error)) from error
-    return made.text
 
 
 def values(config: str) -> set[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from provision import __version__
 from provision import release as releases
 
 _PATH = click.Path(path_type=Path)
@@ -66,7 +67,10 @@ def generate(
 ) -> None:
     """Write a safe configuration, or say what stands in the way.
 
-    Order, later wins: base (the tree's defconfig), policy, fragments, --set.
+    Order, later wins: base (the tree's defconfig), policies, fragments in the order given,
+    --set in the order given. Policies that contradict each other are an error. A fragment or
+    --set that goes against a policy wins, and is reported. Each symbol that did not get its
+    value is an error that says what stood in the way.
 
     \b
     Examples:
@@ -75,7 +79,7 @@ def generate(
       krg-provision config generate --tree ~/linux-2.6.20 --fragment site.config
     """
     from provision.atomic import write_text
-    from provision.configure import Wishes, text
+    from provision.configure import Wishes, generated
     from provision.prepared import prepared_tree
     from provision.progress import Phases
 
@@ -84,8 +88,98 @@ def generate(
     wishes = Wishes(policies, read_fragments(fragments), sets, base)
     with Phases(quiet=quiet) as phases:
         linux = tree or prepared_tree(release, source_dir, phases.update)
-    made = text(linux, release, arch, wishes, "")
+    made = generated(linux, release, arch, wishes, "")
+    if not quiet:
+        for note in (*made.overridden, *made.unmet):
+            click.echo(f"note: {note}", err=True)
     if output is None:
-        click.echo(made, nl=False)
+        click.echo(made.text, nl=False)
     else:
-        write_text(output, made)
+        write_text(output, made.text)
+
+
+_FORMATS = ["table", "json", "sarif", "junit", "github", "markdown"]
+_SEVERITIES = ["required", "recommended", "info"]
+
+
+@config.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="P",
+    help="A shipped policy, a .toml file, or none.  [default: the one for the file's kernel]",
+)
+@click.option("--tree", type=_PATH, metavar="DIR", help="The kernel tree the file is for.")
+@click.option("--other-tree", type=_PATH, metavar="DIR",
+              help="Another version of the tree: says what was added and removed.")  # fmt: skip
+@click.option("--arch", default="", metavar="A", help="[default: what the file says]")
+@click.option("--kernel-version", metavar="V", help="[default: what tree, file or policy say]")
+@click.option("--cmdline", metavar="TEXT", help="A kernel command line to check against.")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="FILE",
+    type=_PATH,
+    help="What a node says about itself: /proc/cmdline, /proc/mounts, lspci -n, modaliases.",
+)
+@click.option("--initrd/--no-initrd", default=None, help="Whether the node boots with one.")
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True)
+@click.option("--fail-on", type=click.Choice(_SEVERITIES), default="required", show_default=True,
+              help="Exit with 1 for findings this bad, or worse.")  # fmt: skip
+@click.option("--baseline", type=_PATH, metavar="FILE", help="Findings that are known already.")
+@click.option("--write-baseline", type=_PATH, metavar="FILE", help="Make all found known.")
+@click.option("-o", "--output", type=_PATH, metavar="FILE", help="Default: standard output.")
+def lint(
+    *,
+    files: tuple[str, ...],
+    policies: tuple[str, ...],
+    tree: Path | None,
+    other_tree: Path | None,
+    arch: str,
+    kernel_version: str | None,
+    cmdline: str | None,
+    nodes: tuple[Path, ...],
+    initrd: bool | None,
+    form: str,
+    fail_on: str,
+    baseline: Path | None,
+    write_baseline: Path | None,
+    output: Path | None,
+) -> None:
+    """Check configurations against policies, a tree, and what a node has.
+
+    FILE is a .config or a fragment, plain or compressed, a pattern, - for standard
+    input, or a vmlinux, bzImage or module with the configuration inside (IKCONFIG).
+    Exit code: 0 nothing found, 1 findings as bad as --fail-on, 2 bad input.
+
+    \b
+    Examples:
+      krg-provision config lint .config
+      krg-provision config lint --tree ~/linux-2.6.20 'configs/*.config'
+      krg-provision config lint --format sarif -o lint.sarif .config
+      zcat /proc/config.gz | krg-provision config lint --policy boot -
+    """
+    from provision import lint as steps
+
+    options = steps.options(
+        policies=policies, tree=tree, other_tree=other_tree, arch=arch, version=kernel_version,
+        cmdline=cmdline, nodes=nodes, initrd=initrd,
+    )  # fmt: skip
+    outcome = steps.run(files, options)
+    if write_baseline is not None:
+        steps.write_baseline(write_baseline, outcome.findings)
+    report = steps.report(outcome, baseline or write_baseline, fail_on, __version__)
+    text = steps.render(report, form, to_terminal=output is None)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        steps.write(output, text)
+    for error in outcome.errors:
+        click.echo(f"krg-provision: error: {error}", err=True)
+    if outcome.errors:
+        raise click.exceptions.Exit(2)
+    if report.failed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checks a configuration against the tree it is for: what the tree does not take as it stands."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import kconfiglib
+from kconfiglib import BOOL, HEX, INT, TRISTATE, expr_value
+
+from kconfig import explain, tree
+from kconfig.config_file import Assignment, ConfigFile
+from kconfig.errors import KconfigError
+from kconfig.finding import Finding
+from kconfig.lint import Subject, setting
+from kconfig.nearest import Nearest
+
+_TRUTH = (BOOL, TRISTATE)
+_X86 = ("i386", "x86_64")
+_DEFAULT_ARCH = "x86_64"
+
+
+@dataclass(frozen=True)
+class Trees:
+    """A loaded tree, and the names that another version of it defines, if one was given."""
+
+    kconf: kconfiglib.Kconfig
+    version: tree.KernelVersion
+    names: Nearest
+    other: frozenset[str] | None = None
+    other_version: tree.KernelVersion | None = None
+
+
+def arch_of(directory: Path, arch: str) -> str:
+    """Return the name that a tree has for ``arch``; i386 and x86_64 became x86 in 2.6.24.
+
+    :raises KconfigError: the tree has no such architecture.
+    """
+    known = tree.arches(directory)
+    arch = arch or _DEFAULT_ARCH
+    if arch in known:
+        return arch
+    if arch in _X86 and "x86" in known:
+        return "x86"
+    tree.kernel_version(directory)
+    raise KconfigError(f"{directory}: has no architecture {arch} (it has: {', '.join(known)})")
+
+
+def load(directory: Path, arch: str, other: Path | None = None) -> Trees:
+    """Load a tree, and the names in another one.
+
+    :raises KconfigError: one of them is not a kernel tree, or has a syntax error.
+    """
+    kconf = tree.load(directory, arch)
+    version = tree.kernel_version(directory)
+    nearest = Nearest(symbol.name for symbol in kconf.unique_defined_syms)
+    if other is None:
+        return Trees(kconf, version, nearest)
+    there = tree.load(other, arch_of(other, arch))
+    names = frozenset(symbol.name for symbol in there.unique_defined_syms)
+    return Trees(kconf, version, nearest, names, tree.kernel_version(other))
+
+
+def lint(subject: Subject, trees: Trees) -> list[Finding]:
+    """Return what the tree would not take as the file has it.
+
+    The values of ``trees.kconf`` are replaced by the file's.
+    """
+    _read_into(trees.kconf, subject.config)
+    assigned = subject.assigned
+    return [
+        *_unknown(subject.config.name, assigned, trees),
+        *_not_kept(subject.config.name, assigned, trees.kconf),
+        *_new(subject.config.name, assigned, trees),
+        *_forced(subject.config.name, assigned, trees.kconf),
+    ]
+
+
+def _read_into(kconf: kconfiglib.Kconfig, config: ConfigFile) -> None:
+    """Load the assignments, all of them: which one counts is the tree's affair."""
+    lines = []
+    for entry in config.assignments:
+        if entry.quoted:
+            value = kconfiglib.escape(entry.value)
+            lines.append(f'CONFIG_{entry.symbol}="{value}"')
+        elif entry.value == "n":
+            lines.append(f"# CONFIG_{entry.symbol} is not set")
+        else:
+            lines.append(f"CONFIG_{entry.symbol}={entry.value}")
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="krg-lint-") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        kconf.load_config(file.name, replace=True)
+
+
+def _defined(kconf: kconfiglib.Kconfig, name: str) -> kconfiglib.Symbol | None:
+    symbol = kconf.syms.get(name)
+    return symbol if symbol is not None and symbol.nodes else None
+
+
+def _place(symbol: kconfiglib.Symbol) -> str:
+    node = symbol.nodes[0]
+    return f"{node.filename}:{node.linenr}"
+
+
+def _unknown(name: str, assigned: Mapping[str, Assignment], trees: Trees) -> Iterator[Finding]:
+    for symbol, entry in assigned.items():
+        if _defined(trees.kconf, symbol) is not None:
+            continue
+        why = f"Linux {trees.version} has no such symbol; the line is dropped without a word"
+        fix = "remove the line"
+        if trees.other is not None and symbol in trees.other:
+            assert trees.other_version is not None
+            older = trees.other_version.numbers < trees.version.numbers
+            why += (
+                f": removed since {trees.other_version}"
+                if older
+                else f": added by {trees.other_version}"
+            )
+        elif near := trees.names.to(symbol):
+            fix = f"perhaps {setting(near, entry.value)}"
+        severity = "info" if entry.value == "n" else "recommended"
+        yield Finding(
+            "tree/unknown", severity, symbol, entry.value, "", why, "", fix, name, entry.line
+        )
+
+
+def _same(symbol: kconfiglib.Symbol, entry: Assignment) -> bool:
+    value = symbol.str_value
+    if value == entry.value:
+        return True
+    if symbol.orig_type in (INT, HEX) and len(entry.value) < 40:
+        base = 10 if symbol.orig_type == INT else 16
+        try:
+            return int(value, base) == int(entry.value, base)
+        except ValueError:
+            return False
+    return False
+
+
+def _not_kept(
+    name: str, assigned: Mapping[str, Assignment], kconf: kconfiglib.Kconfig
+) -> Iterator[Finding]:
+    for given, entry in assigned.items():
+        symbol = _defined(kconf, given)
+        if symbol is None or _same(symbol, entry):
+            continue
+        value = symbol.str_value or "empty"
+        truth = symbol.orig_type in _TRUTH
+        if truth and entry.quoted:
+            why, severity = "it is not a string: values are y, m and n, without quotes", "required"
+        else:
+            why = explain.obstacle(symbol, entry.value)
+            # That something more is on is less of a surprise than that something is off.
+            severity = "recommended" if truth and value != "n" else "required"
+        rule = "tree/module" if truth and entry.value == "m" and value == "y" else "tree/not-kept"
+        yield Finding(
+            rule, severity, given, f"{value} in the end", entry.value or '""', why, _place(symbol),
+            f"meet what it needs, or write {setting(given, symbol.str_value)}", name, entry.line,
+        )  # fmt: skip
+
+
+def _new(name: str, assigned: Mapping[str, Assignment], trees: Trees) -> Iterator[Finding]:
+    """Find symbols that the tree asks for and the file is silent about; none in a fragment."""
+    asked = [
+        symbol
+        for symbol in trees.kconf.unique_defined_syms
+        if symbol.visibility and symbol.orig_type != kconfiglib.UNKNOWN
+    ]
+    silent = [
+        symbol
+        for symbol in asked
+        if symbol.name not in assigned
+        and not (symbol.choice and any(s.name in assigned for s in symbol.choice.syms))
+    ]
+    if 2 * len(silent) > len(asked):
+        return
+    for symbol in silent:
+        why = "the tree asks for it and the file has no line; it gets its default"
+        if trees.other is not None and symbol.name not in trees.other:
+            why += f" (not in {trees.other_version})"
+        yield Finding(
+            "tree/new", "info", symbol.name, symbol.str_value or "empty", "", why, _place(symbol),
+            setting(symbol.name, symbol.str_value), name, 0,
+        )  # fmt: skip
+
+
+def _forced(
+    name: str, assigned: Mapping[str, Assignment], kconf: kconfiglib.Kconfig
+) -> Iterator[Finding]:
+    """Find symbols that a select turned on although what they need is off."""
+    for symbol in kconf.unique_defined_syms:
+        if symbol.orig_type not in _TRUTH or not symbol.tri_value or symbol.choice is not None:
+            continue
+        forced, allowed = expr_value(symbol.rev_dep), expr_value(symbol.direct_dep)
+        if symbol.type == BOOL and allowed == 1:
+            allowed = 2
+        if forced <= allowed:
+            continue
+        by = [
+            kconfiglib.expr_str(part)
+            for part in kconfiglib.split_expr(symbol.rev_dep, kconfiglib.OR)
+            if expr_value(part) > allowed
+        ]
+        needs = " and ".join(explain.unmet(symbol.direct_dep, forced)) or "less"
+        entry = assigned.get(symbol.name)
+        yield Finding(
+            "tree/forced", "recommended", symbol.name, symbol.str_value, "",
+            f"selected by {', '.join(by)} although it needs {needs}; select asks for nothing",
+            _place(symbol), "meet what it needs", name, entry.line if entry else 0,
+        )  # fmt: skip
