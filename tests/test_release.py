@@ -56,7 +56,6 @@ def test_small_release(text: str) -> None:
         ('title = "A kernel in small"\n', "", "'title' is missing"),
         ("[archive.linux]", "[archive.lunix]", "[archive.linux]"),
         ("tree = ", "sha256 = ", "not a digest"),
-        ("tree = ", "git_ref = ", "either sha256 or tree"),
         ('"linux-mini.tar.gz"', '"../linux.tar.gz"', "not a plain name"),
         ('"linux-mini.tar.gz"', '"-x"', "not a plain name"),
         ('archive = "extra"', 'archive = "nothing"', "no archive nothing"),
