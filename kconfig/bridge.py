@@ -33,12 +33,25 @@ REWRITES = (
         "the kernel's lexer drops the backslash and sees a comment",
     ),
     Rewrite(
-        "arch/i386/Kconfig",
-        re.compile(r"(?<=^config X86_NUMAQ\n)((?:\t.*\n)*?)\tselect SMP$", re.MULTILINE),
-        r"\1\tdepends on SMP",
-        "2.6.20 (i386)",
-        "SMP, the subarchitecture choice and X86_BIGSMP make a loop that the kernel's tool "
-        "accepts and Kconfiglib does not; the price is that X86_NUMAQ no longer turns SMP on",
+        "drivers/hwmon/Kconfig",
+        re.compile(r'(?<=")[ \t]*;(?=[ \t]*$)', re.MULTILINE),
+        "",
+        "2.6.30, kerrighed-3.0.0",
+        "a prompt is followed by a stray ; which the kernel's lexer ignores",
+    ),
+    Rewrite(
+        "kernel/module/Kconfig",
+        re.compile(r"^(\t+)modules$", re.MULTILINE),
+        r"\1option modules",
+        "5.17 and later",
+        "Kconfiglib knows the property modules by its former name only",
+    ),
+    Rewrite(
+        "init/Kconfig",
+        re.compile(r"^(\t+)modules$", re.MULTILINE),
+        r"\1option modules",
+        "5.14 to 5.16, where MODULES was still defined here",
+        "Kconfiglib knows the property modules by its former name only",
     ),
 )
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import kconfiglib
 
+from kconfig import dialect, reading
+from kconfig import values as rules
 from kconfig.bridge import bridge
 from kconfig.errors import KconfigError
 
@@ -55,7 +57,33 @@ def kernel_version(tree: Path) -> KernelVersion:
 
 
 class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no types
-    """Kconfiglib, reading through the bridge."""
+    """Kconfiglib, reading through the bridge, with the value rules of the tree's age."""
+
+    def __init__(self, filename: str, version: dialect.Version) -> None:
+        self.version = version
+        # Choices that were visible once, and choices to be asked again: see kconfig.values
+        # and kconfig.reading.
+        self.shown_choices: set[Any] = set()
+        self.doubted_choices: set[Any] = set()
+        super().__init__(filename, warn=False)
+        rules.adopt(self, version)
+
+    def _build_dep(self) -> None:
+        super()._build_dep()
+        if dialect.LOOPS.holds(self.version):
+            # What Kconfiglib has looked at already is not searched for loops.
+            for symbol in self.unique_defined_syms:
+                symbol._visited = 2
+
+    def _load_config(self, filename: str, replace: bool) -> None:
+        if not dialect.OWN_READING.holds(self.version):
+            super()._load_config(filename, replace)
+            return
+        if replace:
+            self.missing_syms: list[tuple[str, str]] = []
+            reading.forget(self)
+        with Path(filename).open(encoding="latin-1") as lines:
+            reading.read(self, lines, self.version)
 
     def _open(self, filename: str, mode: str) -> Any:
         if mode != "r":
@@ -91,6 +119,49 @@ def arches(tree: Path) -> list[str]:
     return sorted(path.parent.name for path in tree.glob("arch/*/Kconfig"))
 
 
+# ARCH names of which the top Makefile makes another SRCARCH.
+_SOURCES = {"i386": "x86", "x86_64": "x86"}
+# What the top Makefile hands to Kconfig files that look for the tools' abilities.
+_TOOLS = {
+    "CC": "gcc",
+    "HOSTCC": "gcc",
+    "HOSTCXX": "g++",
+    "LD": "ld",
+    "AR": "ar",
+    "NM": "nm",
+    "OBJCOPY": "objcopy",
+    "STRIP": "strip",
+    "PAHOLE": "pahole",
+    "RUSTC": "rustc",
+    "BINDGEN": "bindgen",
+    "PYTHON3": "python3",
+}
+
+
+def start(tree: Path, arch: str) -> str:
+    """Return the Kconfig file where a tree starts."""
+    if (tree / "Kconfig").is_file():
+        return "Kconfig"
+    return f"arch/{_source_arch(tree, arch)}/Kconfig"
+
+
+def _source_arch(tree: Path, arch: str) -> str:
+    return arch if (tree / "arch" / arch).is_dir() else _SOURCES.get(arch, arch)
+
+
+def settings(tree: Path, arch: str) -> dict[str, str]:
+    """Return the environment in which the Kconfig files of ``tree`` are read."""
+    version = str(kernel_version(tree))
+    return {
+        **{name: os.environ.get(name, tool) for name, tool in _TOOLS.items()},
+        "srctree": str(tree),
+        "ARCH": arch,
+        "SRCARCH": _source_arch(tree, arch),
+        "KERNELVERSION": version,
+        "KERNELRELEASE": version,
+    }
+
+
 def load(tree: Path, arch: str) -> kconfiglib.Kconfig:
     """Return the Kconfig symbols of ``tree`` for ``arch``, with no configuration loaded.
 
@@ -98,19 +169,13 @@ def load(tree: Path, arch: str) -> kconfiglib.Kconfig:
     """
     tree = tree.resolve()
     version = kernel_version(tree)
-    start = "Kconfig" if (tree / "Kconfig").is_file() else f"arch/{arch}/Kconfig"
-    if not (tree / "arch" / arch).is_dir() or not (tree / start).is_file():
+    values = settings(tree, arch)
+    first = start(tree, arch)
+    if not (tree / "arch" / values["SRCARCH"]).is_dir() or not (tree / first).is_file():
         known = ", ".join(arches(tree)) or "none"
         raise KconfigError(f"{tree}: cannot be configured for {arch} (it has: {known})")
-    settings = {
-        "srctree": str(tree),
-        "ARCH": arch,
-        "SRCARCH": arch,
-        "KERNELVERSION": str(version),
-        "KERNELRELEASE": str(version),
-    }
-    with _environment(settings):
+    with _environment(values):
         try:
-            return _Kconfig(start, warn=False)
+            return _Kconfig(first, version.numbers)
         except (kconfiglib.KconfigError, OSError, RecursionError) as error:
             raise KconfigError(f"{tree}: {str(error).strip()}") from error

@@ -12,15 +12,21 @@ from collections.abc import Iterator
 
 import kconfiglib
 
-OLD_STYLE_UNTIL = (2, 6, 30)
+from kconfig import dialect
+from kconfig.values import truth
 
 
 def config_text(kconf: kconfiglib.Kconfig, version: tuple[int, int, int], header: str) -> str:
     """Return the configuration as text, in the style of kernel ``version``."""
-    if version > OLD_STYLE_UNTIL:
-        text: str = kconf._config_contents(header)
-        return text
-    return header + "".join(_old_lines(kconf))
+    return header + body(kconf, version)
+
+
+def body(kconf: kconfiglib.Kconfig, version: tuple[int, int, int]) -> str:
+    """Return what a .config holds below its header."""
+    if dialect.WRITES_MORE.holds(version):
+        return "".join(_old_lines(kconf))
+    text: str = kconf._config_contents("")
+    return text
 
 
 def _nodes(node: kconfiglib.MenuNode | None) -> Iterator[kconfiglib.MenuNode]:
@@ -35,7 +41,7 @@ def _old_lines(kconf: kconfiglib.Kconfig) -> Iterator[str]:
     for node in _nodes(kconf.top_node.list):
         item = node.item
         if item in (kconfiglib.MENU, kconfiglib.COMMENT):
-            if kconfiglib.expr_value(node.dep):
+            if truth(node.dep):
                 yield f"\n#\n# {node.prompt[0]}\n#\n"
         elif isinstance(item, kconfiglib.Symbol) and item not in done:
             done.add(item)
@@ -44,16 +50,14 @@ def _old_lines(kconf: kconfiglib.Kconfig) -> Iterator[str]:
 
 
 def _written(symbol: kconfiglib.Symbol) -> bool:
-    if symbol.orig_type == kconfiglib.UNKNOWN:
+    if symbol.orig_type == kconfiglib.UNKNOWN or symbol.env_var is not None:
         return False
-    if symbol.visibility:
-        return True
-    if symbol.orig_type in (kconfiglib.BOOL, kconfiglib.TRISTATE):
-        if kconfiglib.expr_value(symbol.rev_dep):
-            return True
-        if symbol.choice is not None and symbol.choice.visibility:
-            return True
-    return any(kconfiglib.expr_value(condition) for _, condition in symbol.defaults)
+    symbol.str_value  # noqa: B018 # decides _write_to_conf
+    if symbol.choice is not None:
+        # A choice that is shown writes all its members; asking shows it.
+        symbol.choice.visibility  # noqa: B018
+        return bool(symbol._write_to_conf or symbol.choice in symbol.kconfig.shown_choices)
+    return bool(symbol._write_to_conf)
 
 
 def _line(symbol: kconfiglib.Symbol) -> str:

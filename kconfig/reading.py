@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads a .config into a tree as the tree's own program reads it.
+
+The program does more than assign: it decides which of two assignments counts, and
+afterwards forgets values that cannot hold, so that they count as never given. Both
+changed over the years (conf_read in scripts/kconfig/confdata.c).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import kconfiglib
+from kconfiglib import BOOL, HEX, INT, STRING, TRISTATE
+
+from kconfig import dialect
+from kconfig.dialect import Version
+
+_LEVELS = {"n": 0, "m": 1, "y": 2}
+_UNSET = re.compile(r"#.CONFIG_([^ ]*) is not set")
+_SET = re.compile(r"CONFIG_([^=]*)=([^\n]*)")
+_STRING = re.compile(r'"((?:[^\\"]|\\.)*)"')
+_INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_HEX = re.compile(r"(?:0[xX])?[0-9a-fA-F]+")
+
+
+def forget(kconf: kconfiglib.Kconfig, *, known: bool = True) -> None:
+    """Take back every value the user gave; what a file says is all that counts from here.
+
+    :param known: choices count as having a value, until reading shows that they have none.
+    """
+    for symbol in kconf.unique_defined_syms:
+        symbol.user_value = None
+    for choice in kconf.unique_choices:
+        choice.user_value, choice.user_selection = (0 if known else None), None
+    kconf.shown_choices.clear()
+    kconf.doubted_choices.clear()
+    kconf._invalidate_all()
+
+
+def read(kconf: kconfiglib.Kconfig, lines: Iterable[str], version: Version) -> None:
+    """Assign the values in ``lines`` of a .config; what is no assignment is passed over.
+
+    Names that the tree does not have are appended to ``kconf.missing_syms``.
+    """
+    first_wins = dialect.FIRST_WINS.holds(version)
+    odd: set[Any] = set()
+    for line in lines:
+        if line.startswith("#"):
+            match, value = _UNSET.match(line), None
+        else:
+            match = _SET.match(line)
+            value = match[2].removesuffix("\r") if match else None
+        if match is None:
+            continue
+        symbol = kconf.syms.get(match[1])
+        if symbol is None or not symbol.nodes:
+            kconf.missing_syms.append((match[1], "n" if value is None else value))
+            continue
+        if not (first_wins and symbol.user_value is not None):
+            given = _value(symbol, value)
+            if given is not None:
+                symbol.user_value = given
+        if symbol.choice is not None and symbol.user_value:
+            _take(symbol, first_wins, odd)
+    for choice in odd:
+        choice.user_value = None
+    kconf._invalidate_all()
+
+
+def _value(symbol: Any, text: str | None) -> Any:
+    """Return ``text`` as a user value of ``symbol``; None when it is none."""
+    kind = symbol.orig_type
+    if kind in (BOOL, TRISTATE):
+        level = 0 if text is None else _LEVELS.get(text[:1])
+        return None if level == 1 and kind is BOOL else level
+    if text is None:
+        return None
+    if kind is STRING:
+        match = _STRING.match(text)
+        return kconfiglib.unescape(match[1]) if match else None
+    return text if valid(kind, text) else None
+
+
+def valid(kind: int, text: str) -> bool:
+    """Return whether ``text`` is a number of that type."""
+    if kind is INT:
+        return _INT.fullmatch(text) is not None
+    return kind is HEX and _HEX.fullmatch(text) is not None
+
+
+def _take(member: Any, first_wins: bool, odd: set[Any]) -> None:
+    """Let a choice know that ``member`` was given m or y; contradictions make it ``odd``."""
+    choice = member.choice
+    so_far = choice.user_value or 0
+    if member.user_value == 2 and so_far and first_wins:
+        odd.add(choice)
+    elif member.user_value == 2:
+        choice.user_selection = member
+    elif so_far == 2:
+        odd.add(choice)
+    choice.user_value = max(so_far, member.user_value)
+
+
+def settle(kconf: Any, version: Version) -> None:
+    """Forget values that cannot hold, as the program does after reading a whole file.
+
+    A choice of which not every visible member has a value is to be asked again: it
+    joins ``kconf.doubted_choices``, and keeps its mode until something changes.
+    """
+    at_once = dialect.FORGETS_INVISIBLE.holds(version)
+    agrees = True
+    for symbol in kconf.unique_defined_syms:
+        if agrees and not at_once:
+            agrees = _agrees(symbol)
+    for choice in kconf.unique_choices:
+        # Asked for its value even if nothing depends on it: it may be shown.
+        if choice.visibility == 0 and at_once:
+            kconf.doubted_choices.add(choice)
+        if any(s.user_value is None and s.visibility for s in choice.syms):
+            kconf.doubted_choices.add(choice)
+    for symbol in kconf.unique_defined_syms:
+        if symbol.user_value is None or symbol.choice is not None:
+            continue
+        if symbol.visibility == 0 and (at_once or agrees):
+            symbol.user_value = None
+        elif symbol.orig_type in (INT, HEX) and not within(symbol, symbol.user_value):
+            symbol.user_value = None
+            symbol._rec_invalidate()
+            agrees = False
+
+
+def reconsider(kconf: kconfiglib.Kconfig) -> None:
+    """Let choices in doubt lose their mode; everything is computed anew."""
+    for choice in kconf.doubted_choices:
+        choice.user_value = None
+    kconf._invalidate_all()
+
+
+def _agrees(symbol: Any) -> bool:
+    value = symbol.tri_value if symbol.orig_type in (BOOL, TRISTATE) else symbol.str_value
+    if symbol.env_var is not None:
+        return True
+    written = symbol._write_to_conf
+    if symbol.choice is not None:
+        written = written or symbol.choice in symbol.kconfig.shown_choices
+    if symbol.user_value is None or not written:
+        return symbol.user_value is None and not written
+    return bool(value == symbol.user_value)
+
+
+def within(symbol: Any, text: str) -> bool:
+    """Return whether ``text`` is a number of the symbol's type and in its range."""
+    if not valid(symbol.orig_type, text):
+        return False
+    bounds = symbol.bounds()
+    base = 10 if symbol.orig_type is INT else 16
+    return bounds is None or bounds[0] <= int(text, base) <= bounds[1]

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Values of symbols and choices by the rules of the tree's own age.
+
+Kconfiglib computes values as the kernel's program of about Linux 5.0 does. After
+loading, the symbols and choices of another tree are given a class from here, so that
+everything that asks for a value (expressions, explanations, writers) gets
+that of the tree. The rules, and the kernels they hold for, are in kconfig/dialect.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kconfiglib
+from kconfiglib import AND, BOOL, EQUAL, HEX, INT, NOT, OR, STRING, TRI_TO_STR, TRISTATE, UNEQUAL
+
+from kconfig import dialect
+from kconfig.dialect import Version
+
+_TRUTH = (BOOL, TRISTATE)
+_BASE = {INT: 10, HEX: 16}
+
+
+def adopt(kconf: kconfiglib.Kconfig, version: Version) -> None:
+    """Give the symbols and choices of a freshly loaded tree the classes of its version."""
+    if not dialect.WRITES_MORE.holds(version):
+        return
+    capped = dialect.CAPPED_DEFAULTS.holds(version)
+    for symbol in kconf.unique_defined_syms:
+        symbol.__class__ = _CappedSymbol if capped else _EarlySymbol
+    for choice in kconf.unique_choices:
+        choice.__class__ = _EarlyChoice
+
+
+def truth(expression: Any) -> int:  # noqa: PLR0911 # one for each operator
+    """Return the value of an expression where = and != compare text."""
+    if expression.__class__ is not tuple:
+        return expression.tri_value  # type: ignore[no-any-return]
+    operator = expression[0]
+    if operator is AND:
+        first = truth(expression[1])
+        return min(first, truth(expression[2])) if first else 0
+    if operator is OR:
+        first = truth(expression[1])
+        return max(first, truth(expression[2])) if first < 2 else 2
+    if operator is NOT:
+        return 2 - truth(expression[1])
+    same = expression[1].str_value == expression[2].str_value
+    if operator is EQUAL:
+        return 2 * same
+    if operator is UNEQUAL:
+        return 2 * (not same)
+    return int(kconfiglib.expr_value(expression))
+
+
+class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has no types
+    """A symbol in 2.6.25 to 2.6.36."""
+
+    __slots__: tuple[str, ...] = tuple()
+    # Kconfiglib asks ``x.__class__ is Symbol`` in many places.
+    __class__ = kconfiglib.Symbol
+    _cached_vis: int | None
+    _cached_tri_val: int | None
+    _cached_str_val: str | None
+    _write_to_conf: bool
+
+    @property
+    def visibility(self) -> int:
+        """The highest value a user can give."""
+        if self._cached_vis is None:
+            self._cached_vis = self._visible()
+        return self._cached_vis
+
+    def _visible(self) -> int:
+        level = 0
+        for node in self.nodes:
+            if node.prompt:
+                level = max(level, truth(node.prompt[1]))
+        if level == 1 and (self.orig_type is not TRISTATE or not self.kconfig.modules.tri_value):
+            level = 2
+        choice = self.choice
+        if (
+            choice is not None
+            and choice.orig_type is TRISTATE
+            and self.orig_type is not TRISTATE
+            and choice.tri_value != 2
+        ):
+            return 0
+        return level
+
+    @property
+    def type(self) -> int:
+        """The type in force: a tristate is a bool without modules, or in a choice at y."""
+        if self.orig_type is TRISTATE and (
+            (self.choice is not None and self.visibility == 2) or not self.kconfig.modules.tri_value
+        ):
+            return int(BOOL)
+        return int(self.orig_type)
+
+    @property
+    def tri_value(self) -> int:
+        """0, 1 or 2."""
+        if self._cached_tri_val is None:
+            if self.orig_type not in _TRUTH:
+                self._cached_tri_val = 0
+                return 0
+            visible = self.visibility
+            # What a symbol is to those that are asked for its value and need it themselves.
+            self._cached_tri_val = 0
+            if self.choice is not None and visible == 2:
+                self._cached_tri_val = 2 if self.choice.selection is self else 0
+            else:
+                self._cached_tri_val = self._truth(visible)
+        return self._cached_tri_val
+
+    def _truth(self, visible: int) -> int:
+        selected = self.selected
+        self._write_to_conf = bool(visible or selected)
+        value = 0
+        if visible and self.user_value is not None:
+            value = min(self.user_value, visible)
+        else:
+            for default, condition in self.defaults:
+                level = truth(condition)
+                if level:
+                    self._write_to_conf = True
+                    value = min(truth(default), level)
+                    break
+        return self._promoted(max(value, selected))
+
+    @property
+    def selected(self) -> int:
+        """The lowest value that selects leave; they do not reach members of choices."""
+        return 0 if self.choice is not None else self._promoted(truth(self.rev_dep))
+
+    def _promoted(self, value: int) -> int:
+        return 2 if value == 1 and self.type is BOOL else value
+
+    @property
+    def str_value(self) -> str:
+        """The value as text."""
+        if self._cached_str_val is None:
+            if self.orig_type in _TRUTH:
+                self._cached_str_val = TRI_TO_STR[self.tri_value]
+            elif not self.orig_type:
+                self._cached_str_val = self.name
+            else:
+                visible = self.visibility
+                self._cached_str_val = ""
+                self._cached_str_val = self._text(visible)
+        return self._cached_str_val
+
+    def _text(self, visible: int) -> str:
+        self._write_to_conf = visible != 0
+        bounds = self.bounds() if self.ranges else None
+        base = _BASE.get(self.orig_type, 10)
+        if visible and self.user_value is not None:
+            text = str(self.user_value)
+            if bounds is None or bounds[0] <= number(text, base) <= bounds[1]:
+                return text
+        text = ""
+        for default, condition in self.defaults:
+            if truth(condition):
+                self._write_to_conf = True
+                text = str(default.str_value)
+                break
+        if bounds is None or bounds[0] <= number(text, base) <= bounds[1]:
+            return text
+        nearest = bounds[0] if number(text, base) < bounds[0] else bounds[1]
+        return str(nearest) if self.orig_type is INT else hex(nearest)
+
+    def bounds(self) -> tuple[int, int] | None:
+        """Return the range in force."""
+        base = _BASE.get(self.orig_type, 10)
+        for low, high, condition in self.ranges:
+            if truth(condition):
+                return number(low.str_value, base), number(high.str_value, base)
+        return None
+
+
+class _CappedSymbol(_EarlySymbol):
+    """A symbol before 2.6.25."""
+
+    __slots__: tuple[str, ...] = tuple()
+    __class__ = kconfiglib.Symbol
+
+    def _visible(self) -> int:
+        level = 0
+        for node in self.nodes:
+            if node.prompt:
+                level = max(level, truth(node.prompt[1]))
+        if level == 1 and (self.orig_type is not TRISTATE or not self.kconfig.modules.tri_value):
+            return 2
+        return level
+
+    def _truth(self, visible: int) -> int:
+        selected = self.selected
+        reachable = bool(visible or selected)
+        self._write_to_conf = reachable
+        value = 0
+        if reachable and self.user_value is not None:
+            value = self.user_value
+        else:
+            for default, condition in self.defaults:
+                if truth(condition):
+                    self._write_to_conf = True
+                    value = truth(default)
+                    break
+        return self._promoted(max(min(value, visible), selected) if reachable else value)
+
+
+class _EarlyChoice(kconfiglib.Choice):  # type: ignore[misc]
+    """A choice before 2.6.37."""
+
+    __slots__: tuple[str, ...] = tuple()
+    __class__ = kconfiglib.Choice
+    _cached_vis: int | None
+
+    @property
+    def visibility(self) -> int:
+        """The highest mode a user can give."""
+        if self._cached_vis is None:
+            level = 0
+            for node in self.nodes:
+                if node.prompt:
+                    level = max(level, truth(node.prompt[1]))
+            if level == 1 and self.type is not TRISTATE:
+                level = 2
+            self._cached_vis = level
+            if level:
+                # Its members are written from now on, even if it disappears again.
+                self.kconfig.shown_choices.add(self)
+        return self._cached_vis
+
+    @property
+    def selected(self) -> int:
+        """The lowest mode: a choice that is not optional is at least m."""
+        if self.is_optional:
+            return 0
+        level = min(self.visibility, 1)
+        return 2 if level == 1 and self.type is BOOL else level
+
+    @property
+    def tri_value(self) -> int:
+        """The mode: 0, 1 or 2."""
+        user = 0 if self.user_value is None else min(self.user_value, self.visibility)
+        level = max(user, self.selected)
+        return 2 if level == 1 and self.type is BOOL else level
+
+    def _selection(self) -> Any:
+        if self.tri_value != 2:
+            return None
+        if self.user_selection is not None and self.user_selection.visibility:
+            return self.user_selection
+        return self._selection_from_defaults()
+
+    def _selection_from_defaults(self) -> Any:
+        for symbol, condition in self.defaults:
+            if truth(condition) and symbol.visibility:
+                return symbol
+        return next((symbol for symbol in self.syms if symbol.visibility), None)
+
+
+def number(text: str, base: int) -> int:
+    """Read a number as C's strtol does: as far as it goes, else 0."""
+    text = text.strip()
+    sign = -1 if text.startswith("-") else 1
+    digits = text.lstrip("+-").lower()
+    if base == 16:
+        digits = digits.removeprefix("0x")
+    end = 0
+    allowed = "0123456789abcdef"[:base]
+    while end < len(digits) and digits[end] in allowed:
+        end += 1
+    return sign * int(digits[:end] or "0", base)
