@@ -29,12 +29,30 @@ _END_LINE = re.compile(r"^### END KRG-PROVISION ###[^\n]*(?:\n|\Z)", re.MULTILIN
 _LIST_BEGIN = re.compile(r"^### BEGIN AUTOMAGIC KERNELS LIST", re.MULTILINE)
 _LIST_END = re.compile(r"^### END DEBIAN AUTOMAGIC KERNELS LIST", re.MULTILINE)
 
+# Commands that every GRUB 0.97 has. It skips a command it does not know, and drops a title
+# with no known command below it. Distributions' patches add some (uuid, quiet, gfxmenu) that
+# are left out here on purpose: counting too few entries makes a number look out of range,
+# which is refused; counting too many would let a number mean ours unseen.
+_KNOWN = frozenset(
+    """
+    blocklist boot cat chainloader cmp color configfile debug default displaymem embed fallback
+    find fstest geometry halt help hiddenmenu hide initrd install kernel lock makeactive map
+    module modulenounzip pager partnew parttype password pause read reboot root rootnoverify
+    savedefault setup timeout unhide uppermem
+    """.split()  # noqa: SIM905 - a list of forty lines is harder to read
+)
 # Commands that start something; an entry without one cannot boot.
 _BOOTS = frozenset({"kernel", "chainloader", "configfile"})
 # Commands that say where the paths of an entry are looked up.
 _ROOTS = frozenset({"root", "rootnoverify", "uuid"})
 
+# Words on a kernel line that ask for a shell and a person at the keyboard.
+_SINGLE = frozenset({"single", "1", "S", "s", "-s", "-b", "emergency", "rescue"})
+_SHELL = re.compile(r"(?:rd)?init=\S*sh")
+
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_NUMBER = re.compile(r"0[xX]([0-9A-Fa-f]+)|(?!0[xX])([0-9]+)")
+_MAX_NUMBER = 0x7FFFFFFF
 _WORD = re.compile(r'(?:[^\s"]|"[^"]*"|")+')
 
 
@@ -62,6 +80,14 @@ class Entry:
     def bootable(self) -> bool:
         """Tell whether the entry starts anything."""
         return any(command.name in _BOOTS for command in self.commands)
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether it starts Linux by itself: a kernel with root=, not for single-user work."""
+        kernel = self.kernel
+        if kernel is None or kernel.value("root") is None:
+            return False
+        return not any(a in _SINGLE or _SHELL.fullmatch(a) for a in kernel.arguments)
 
     @property
     def root(self) -> Command | None:
@@ -98,8 +124,8 @@ def _physical(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _continues(line: str) -> bool:
-    body = line.rstrip("\n").replace("\r", "")
-    return (len(body) - len(body.rstrip("\\"))) % 2 == 1
+    # GRUB looks at the last character only: two backslashes continue a line as one does.
+    return line.rstrip("\n").replace("\r", "").endswith("\\")
 
 
 def _commands(text: str) -> Iterator[tuple[int, Command]]:
@@ -113,13 +139,11 @@ def _commands(text: str) -> Iterator[tuple[int, Command]]:
         if _continues(line) and line.endswith("\n"):
             joined += body[:-1] + " "
             continue
-        whole, joined = (joined + body).strip(" "), ""
+        whole, joined = (joined + body).lstrip(" "), ""
         if whole and not whole.startswith("#"):
-            name, _, argument = whole.replace("=", " ", 1).partition(" ")
-            if "=" in whole and not re.match(r"[A-Za-z]+ *=", whole):
-                # The equals sign belongs to an argument, not to the command's name.
-                name, _, argument = whole.partition(" ")
-            yield start, Command(name, argument.strip(" "))
+            name = re.split("[ =]", whole, maxsplit=1)[0]
+            # Blanks at the end stay: to GRUB "saved " is not "saved".
+            yield start, Command(name, whole[len(name) :].lstrip(" ="))
 
 
 def _region(text: str) -> tuple[int, int, int] | None:
@@ -133,66 +157,128 @@ def _region(text: str) -> tuple[int, int, int] | None:
     return begins[0].start(), ends[0].end(), int(begins[0].group(1))
 
 
-def entries(text: str) -> tuple[Entry, ...]:
-    """Return the menu's entries in order; their positions are GRUB's numbers."""
-    region = _region(text)
+def _titles(text: str) -> list[tuple[int, str, list[Command]]]:
+    """Return (offset, title, commands) of every title, those that GRUB drops included."""
     found: list[tuple[int, str, list[Command]]] = []
     for offset, command in _commands(text):
         if command.name == "title":
-            found.append((offset, command.argument, []))
+            found.append((offset, command.argument.rstrip(" "), []))
         elif found:
             found[-1][2].append(command)
+    return found
+
+
+def entries(text: str) -> tuple[Entry, ...]:
+    """Return the menu's entries in order; their positions are GRUB's numbers.
+
+    A title with no command that GRUB knows below it is no entry: the next title takes its place.
+    """
+    region = _region(text)
     return tuple(
         Entry(title, tuple(body), region is not None and region[0] <= offset < region[1])
-        for offset, title, body in found
+        for offset, title, body in _titles(text)
+        if any(command.name in _KNOWN for command in body)
     )
 
 
-def default_index(text: str, saved: int | None = None) -> int:
-    """Return the number of the entry booted by default; ``saved`` is what "saved" stands for."""
-    index = 0
+def _own(text: str) -> int | None:
+    """Return the number of our entry, or None if there is none.
+
+    :raises MenuError: between our markers is something else than one entry. Replacing it
+        would delete what somebody put there, and renumber what follows.
+    """
+    region = _region(text)
+    if region is None:
+        return None
+    inside = [t for t in _titles(text) if region[0] <= t[0] < region[1]]
+    numbers = [number for number, entry in enumerate(entries(text)) if entry.ours]
+    first = next((c for o, c in _commands(text) if region[0] <= o < region[1]), None)
+    if len(inside) != 1 or len(numbers) != 1 or first is None or first.name != "title":
+        raise MenuError(
+            "between the marker lines of krg-provision there is not exactly one entry, its own"
+        )
+    return numbers[0]
+
+
+def _number(text: str) -> tuple[int | None, str]:
+    """Return the number that ``text`` begins with, as GRUB reads it, and what follows."""
+    match = _NUMBER.match(text)
+    if match is None:
+        return None, text
+    value = int(match.group(1), 16) if match.group(1) else int(match.group(2))
+    return (value, text[match.end() :]) if value <= _MAX_NUMBER else (None, text)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The entry numbers a menu uses: its default, whether that is a saved one, its fallbacks."""
+
+    default: int
+    is_saved: bool
+    fallback: tuple[int, ...]
+
+
+def numbers(text: str, saved: int | None = None) -> Numbers:
+    """Return the numbers as written; ``saved`` is what "saved" stands for, 0 if nothing is.
+
+    Only lines above the first title count, and the last of a kind.
+    """
+    default, is_saved = 0, False
+    fallback: tuple[int, ...] = ()
     for _, command in _commands(text):
         if command.name == "title":
             break
         if command.name == "default":
-            if command.argument.isdecimal():
-                index = int(command.argument)
-            elif command.argument == "saved":
-                index = saved or 0
-    return index
+            value, _ = _number(command.argument)
+            if command.argument == "saved":
+                default, is_saved = saved or 0, True
+            elif value is not None:
+                default, is_saved = value, False
+        elif command.name == "fallback":
+            words = (_number(word)[0] for word in command.argument.split(" "))
+            fallback = tuple(word for word in words if word is not None)
+    return Numbers(default, is_saved, fallback)
+
+
+def default_index(text: str, saved: int | None = None) -> int:
+    """Return the number of the entry that is booted by default.
+
+    A number that is out of range falls to the first fallback that is not, else to 0.
+    """
+    used, count = numbers(text, saved), len(entries(text))
+    return next((n for n in (used.default, *used.fallback) if n < count), 0)
+
+
+def boots_ours(text: str, saved: int | None = None) -> bool:
+    """Tell whether our entry is the one booted by default."""
+    own = _own(text)
+    return own is not None and default_index(text, saved) == own
 
 
 def saved_index(text: str) -> int | None:
     """Return the entry number held by /boot/grub/default, or None if it holds none.
 
-    GRUB itself writes a NUL byte after the number, grub-set-default a newline.
+    GRUB looks at nine bytes and takes the digits they begin with. It writes a NUL byte
+    after the number, grub-set-default a newline.
     """
-    match = re.match(r"(\d{1,4})(?:[\0\n\r]|\Z)", text)
-    return int(match.group(1)) if match else None
-
-
-def _usable(entry: Entry) -> bool:
-    return entry.kernel is not None and entry.kernel.value("root") is not None
+    return _number(text[:9])[0]
 
 
 def known_good(text: str, saved: int | None = None) -> Entry:
     """Return the Linux entry to take root= and the other arguments from.
 
-    That is the default entry; if it starts no Linux, the first entry that does and is
-    neither ours nor for single-user work. Once ours is the default, its own arguments
-    are what the node is known to boot with, and they are kept.
+    That is the default entry; if it starts no Linux, or one for single-user work, the first
+    that does and is not ours. Once ours is the default, its own arguments are what the node
+    is known to boot with, and they are kept.
 
     :raises MenuError: there is no such entry.
     """
     menu = entries(text)
     index = default_index(text, saved)
-    if index < len(menu) and _usable(menu[index]):
+    if index < len(menu) and menu[index].usable:
         return menu[index]
     for entry in menu:
-        kernel = entry.kernel
-        if kernel is not None and _usable(entry) and not entry.ours:
-            if {"single", "1", "S"} & set(kernel.arguments):
-                continue
+        if entry.usable and not entry.ours:
             return entry
     raise MenuError("no entry with a kernel line and root= to take the arguments from")
 
@@ -200,10 +286,14 @@ def known_good(text: str, saved: int | None = None) -> Entry:
 def with_arguments(
     arguments: Iterable[str], ours: Sequence[tuple[str, str]], extra: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Return ``arguments`` with every name of ``ours`` set once, at the end, then ``extra``."""
+    """Return ``arguments`` with every name of ``ours`` set once, right after root=.
+
+    There, because a kernel cuts a line that is too long at its end. ``extra`` comes last.
+    """
     names = tuple(f"{name}=" for name, _ in ours)
     kept = [a for a in arguments if not a.startswith(names) and a not in extra]
-    return (*kept, *(f"{name}={value}" for name, value in ours), *extra)
+    at = 1 + max((n for n, a in enumerate(kept) if a.startswith("root=")), default=-1)
+    return (*kept[:at], *(f"{name}={value}" for name, value in ours), *kept[at:], *extra)
 
 
 def kernel_path(model: Kernel, name: str, *, boot_is_separate: bool) -> str:
@@ -224,25 +314,46 @@ def _line_end(text: str) -> str:
     return "\r\n" if first > 0 and text[first - 1] == "\r" else "\n"
 
 
-def put(text: str, body: str) -> str:
+def _check_numbers(text: str, saved: int | None) -> None:
+    """Refuse a menu with a number that is out of range.
+
+    GRUB resets such a default. With one entry more it may be in range, and mean the entry that
+    nobody has tried. A number in range keeps its meaning: ours is added behind all others.
+    """
+    count, used = len(entries(text)), numbers(text, saved)
+    name = "the saved default" if used.is_saved else "default"
+    for what, number in ((name, used.default), *(("fallback", n) for n in used.fallback)):
+        if number >= count:
+            raise MenuError(
+                f"{what} is {number}, but the entries are 0 to {count - 1}: "
+                "that number could come to mean the new entry"
+            )
+
+
+def put(text: str, body: str, saved: int | None = None) -> str:
     """Return ``text`` with ``body`` (a title and its commands) as our stanza.
 
     A stanza of ours is replaced where it stands; otherwise one is added at the end. All
     other bytes stay as they are, and doing it twice is doing it once.
 
-    :raises MenuError: nothing else in the menu boots (there would be no way back), the
-        markers are damaged, or update-grub's list has no end.
+    :param saved: the number held by /boot/grub/default, which "default saved" stands for.
+    :raises MenuError: nothing else in the menu starts Linux (there would be no way back); a
+        number in ``default`` or ``fallback`` is out of range, so could come to mean ours; the
+        markers are damaged or hold more than our entry; update-grub's list has no end.
     """
     region = _region(text)
     lines = body.strip("\n").split("\n")
     if any(_continues(line) or line.startswith("###") for line in lines):
         raise MenuError("the stanza holds a marker or a continued line")
-    if not lines[0].startswith("title") or not any(e.bootable for e in entries(body)):
-        raise MenuError("the stanza has no title or no kernel line")
-    if not any(entry.bootable for entry in entries(text)):
-        raise MenuError("the menu has no bootable entry to fall back to")
+    made = entries(body)
+    if not lines[0].startswith("title") or len(made) != 1 or not made[0].bootable:
+        raise MenuError("the stanza is not one title with a kernel line")
+    if not any(entry.usable and not entry.ours for entry in entries(text)):
+        raise MenuError("the menu has no bootable entry to fall back to, with a kernel and root=")
     if _LIST_BEGIN.search(text) and not _LIST_END.search(text):
         raise MenuError("update-grub's list of kernels begins but never ends")
+    _check_numbers(text, saved)
+    _own(text)
     end = _line_end(text)
     inner = end.join([*lines, _END, ""])
     if region is not None:
@@ -259,10 +370,12 @@ def put(text: str, body: str) -> str:
     return text + end * count + _BEGIN.format(count) + end + inner
 
 
-def remove(text: str) -> str:
+def remove(text: str, saved: int | None = None) -> str:
     """Return ``text`` without our stanza; a text without one comes back unchanged.
 
-    :raises MenuError: the markers are damaged, or nothing else in the menu boots.
+    :param saved: the number held by /boot/grub/default, which "default saved" stands for.
+    :raises MenuError: the markers are damaged or hold more than our entry, nothing else in
+        the menu starts Linux, or ``default`` or ``fallback`` mean ours or one below it.
     """
     region = _region(text)
     if region is None:
@@ -275,6 +388,9 @@ def remove(text: str) -> str:
         if text[:start].endswith(end):
             start -= len(end)
     rest = text[:start] + text[stop:]
-    if not any(entry.bootable for entry in entries(rest)):
+    if not any(entry.usable for entry in entries(rest)):
         raise MenuError("without our stanza the menu would have no bootable entry")
+    own, used = _own(text), numbers(text, saved)
+    if own is not None and max(used.default, *used.fallback, 0) >= own:
+        raise MenuError(f"default or fallback mean entry {own}, which is ours, or one below it")
     return rest

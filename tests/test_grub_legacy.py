@@ -153,7 +153,7 @@ def test_numbers_of_other_entries_stay_and_one_boots(text: str) -> None:
         before, after = legacy.entries(text), legacy.entries(done)
         assert after[:-1] == before
         assert after[-1].ours and after[-1].bootable
-        assert any(entry.bootable for entry in before)
+        assert any(entry.usable for entry in before)
         assert legacy.default_index(done) == legacy.default_index(text)
 
 
@@ -247,15 +247,18 @@ def test_remove_never_leaves_nothing_to_boot() -> None:
 @pytest.mark.parametrize(
     ("text", "saved", "title"),
     [
-        (DEBIAN, None, SINGLE),
+        # Single-user work is not what another kernel should begin with.
+        (DEBIAN, None, NORMAL),
         (DEBIAN.replace("default\t\t1", "default 0"), None, NORMAL),
         (DEBIAN.replace("default\t\t1", "default=2"), None, NORMAL),
         (DEBIAN.replace("default\t\t1", "default saved"), None, NORMAL),
         (
             DEBIAN.replace("default\t\t1", "default\tsaved"),
             1,
-            SINGLE,
+            NORMAL,
         ),
+        (DEBIAN.replace("ro single", "ro"), None, SINGLE),
+        (DEBIAN.replace("default\t\t1", "default 0").replace("quiet", "init=/bin/sh"), None, None),
         (DEBIAN.replace("default\t\t1", "default 99"), None, NORMAL),
         (
             legacy.put(DEBIAN, BODY).replace("default\t\t1", "default 3"),
@@ -264,8 +267,12 @@ def test_remove_never_leaves_nothing_to_boot() -> None:
         ),
     ],
 )  # fmt: skip
-def test_known_good_entry(text: str, saved: int | None, title: str) -> None:
-    assert legacy.known_good(text, saved).title == title
+def test_known_good_entry(text: str, saved: int | None, title: str | None) -> None:
+    if title is None:
+        with pytest.raises(legacy.MenuError, match="root="):
+            legacy.known_good(text, saved)
+    else:
+        assert legacy.known_good(text, saved).title == title
 
 
 def test_no_known_good_entry() -> None:
@@ -281,7 +288,9 @@ def test_no_known_good_entry() -> None:
         ("saved", None),
         ("", None),
         ("3", 3),
-        ("99999999999\n", None),
+        ("99999999999\n", 999999999),
+        ("1 second\n", 1),
+        ("\0", None),
     ],
 )
 def test_saved_index(text: str, number: int | None) -> None:
@@ -307,7 +316,147 @@ def test_kernel_path(path: str, separate: bool, want: str) -> None:
 def test_arguments_are_set_once() -> None:
     before = ("root=/dev/hda1", "ro", "node_id=9", "session_id=3", "panic=5", "noapic")
     ours = (("session_id", "1"), ("node_id", "2"), ("panic", "10"))
-    want = ("root=/dev/hda1", "ro", "session_id=1", "node_id=2", "panic=10", "noapic")
+    want = ("root=/dev/hda1", "session_id=1", "node_id=2", "panic=10", "ro", "noapic")
     once = legacy.with_arguments(before, ours, ("noapic",))
     assert once == want
     assert legacy.with_arguments(once, ours, ("noapic",)) == want
+
+
+ONE = "title\tDebian\nroot (hd0,0)\nkernel /vmlinuz root=/dev/hda1 ro\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "saved"),
+    [
+        ("default 1\n", None),
+        ("default=1\n", None),
+        ("default = 1\n", None),
+        ("default 0x1\n", None),
+        ("default 1 # second\n", None),
+        ("default 1 \\\nx\n", None),
+        ("default saved\n", 1),
+        ("default=saved\n", 7),
+        ("default 0\nfallback 1\n", None),
+        ("fallback 0 1\n", None),
+    ],
+)
+def test_number_out_of_range_never_comes_to_mean_ours(head: str, saved: int | None) -> None:
+    # GRUB boots entry 0 of this menu; with our entry in it, it would boot ours.
+    assert legacy.default_index(head + ONE, saved) == 0
+    with pytest.raises(legacy.MenuError, match="could come to mean the new entry"):
+        legacy.put(head + ONE, BODY, saved)
+
+
+@pytest.mark.parametrize(
+    ("head", "saved"),
+    [
+        ("", None),
+        ("default 0\nfallback 0\n", None),
+        ("default saved\n", None),
+        ("default saved\n", 0),
+        # Not in use: nothing reads the saved number.
+        ("default 0\n", 1),
+        # Only what is above the first title counts, and GRUB knows no "saved ".
+        ("default saved \n", 1),
+        ("timeout 1\n", None),
+    ],
+)
+def test_numbers_in_range_are_fine(head: str, saved: int | None) -> None:
+    done = legacy.put(head + ONE + "default 1\n", BODY, saved)
+    assert legacy.default_index(done, saved) == 0
+    assert not legacy.boots_ours(done, saved)
+
+
+@given(menus(), st.none() | st.integers(0, 5))
+def test_ours_is_never_booted_by_default_because_of_put(text: str, saved: int | None) -> None:
+    try:
+        done = legacy.put(text, BODY, saved)
+    except legacy.MenuError:
+        return
+    assert not legacy.boots_ours(done, saved)
+    assert legacy.default_index(done, saved) == legacy.default_index(text, saved)
+    assert legacy.remove(done, saved) == text
+
+
+def test_ours_alone_is_no_way_back() -> None:
+    done = legacy.put(ONE, BODY)
+    alone = done[len(ONE) :]
+    with pytest.raises(legacy.MenuError, match="no bootable entry"):
+        legacy.put(alone, OTHER_BODY)
+    with pytest.raises(legacy.MenuError, match="no bootable entry"):
+        legacy.remove(alone)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "title Windows\nchainloader +1\n",
+        "title Single\nkernel /vmlinuz root=/dev/hda1 single\n",
+        "title Shell\nkernel /vmlinuz root=/dev/hda1 init=/bin/bash\n",
+        "title No root\nkernel /memtest\n",
+    ],
+)
+def test_what_does_not_start_linux_by_itself_is_no_way_back(other: str) -> None:
+    with pytest.raises(legacy.MenuError, match="no bootable entry"):
+        legacy.put(other, BODY)
+    alone = other + legacy.put(ONE, BODY)[len(ONE) :]
+    with pytest.raises(legacy.MenuError, match="no bootable entry"):
+        legacy.put(alone, BODY)
+
+
+@pytest.mark.parametrize(
+    ("text", "titles"),
+    [
+        ("title Divider\n" + ONE, ["Debian"]),
+        ("title Divider\n# root (hd0,0)\n\n" + ONE, ["Debian"]),
+        ("title Divider\nsplash /x.xpm\nnonsense\n" + ONE, ["Debian"]),
+        ("title Other systems:\nroot\n" + ONE, ["Other systems:", "Debian"]),
+        (ONE + "title End\n", ["Debian"]),
+        ("title A\ntitle B\nboot\ntitle C\n", ["B"]),
+    ],
+)
+def test_titles_without_a_known_command_are_not_counted(text: str, titles: list[str]) -> None:
+    assert [entry.title for entry in legacy.entries(text)] == titles
+
+
+def test_bare_title_does_not_hide_a_number_that_is_out_of_range() -> None:
+    with pytest.raises(legacy.MenuError, match="could come to mean"):
+        legacy.put("default 1\ntitle Divider\n" + ONE, BODY)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("title\t\tKerrighed", "title Mine\nchainloader +1\ntitle\t\tKerrighed"),
+        ("### END KRG", "title Mine\nchainloader +1\n### END KRG"),
+        ("### END KRG", "title Bare\n### END KRG"),
+        ("title\t\tKerrighed", "savedefault\ntitle\t\tKerrighed"),
+        ("title\t\tKerrighed", "# title\t\tKerrighed"),
+    ],
+)
+def test_what_a_user_put_between_our_markers_is_not_deleted(old: str, new: str) -> None:
+    done = legacy.put(ONE, BODY).replace(old, new)
+    for edit in (lambda: legacy.put(done, BODY), lambda: legacy.remove(done)):
+        with pytest.raises(legacy.MenuError, match="not exactly one entry"):
+            edit()
+
+
+@pytest.mark.parametrize("slashes", ["\\", "\\\\", "\\\\\\"])
+def test_any_backslash_at_the_end_continues_the_line(slashes: str) -> None:
+    text = f"default 0 {slashes}\ntitle Swallowed\n{ONE}"
+    assert [entry.title for entry in legacy.entries(text)] == ["Debian"]
+    with pytest.raises(legacy.MenuError, match="stanza"):
+        legacy.put(ONE, BODY + "initrd /x" + slashes + "\n")
+
+
+@pytest.mark.parametrize("head", ["default 1\n", "default 2\n", "fallback 1\n"])
+def test_remove_does_not_change_what_a_number_means(head: str) -> None:
+    done = head + legacy.put(ONE, BODY) + "title Later\nchainloader +1\n"
+    with pytest.raises(legacy.MenuError, match="mean entry 1, which is ours, or one below"):
+        legacy.remove(done)
+
+
+def test_once_ours_is_the_default_it_is_known() -> None:
+    done = "default 1\n" + legacy.put(ONE, BODY)
+    assert legacy.boots_ours(done)
+    assert legacy.put(done, BODY) == done
