@@ -57,6 +57,7 @@ _DEFAULTS = (_NODE - {"address", "id", "name"}) | {"arch"}
 class Node:
     """One machine of the cluster and how to log in to it.
 
+    Without ``user`` and ``port``, those of ~/.ssh/config, else root and 22, are used.
     ``root`` overrides root= of its boot entry, ``append`` is added to that entry;
     ``old_ssh`` talks to an OpenSSH older than 7.2, which knows RSA keys with SHA-1 only.
     """
@@ -65,8 +66,8 @@ class Node:
     id: int
     address: str
     interface: str = "eth0"
-    user: str = "root"
-    port: int = 22
+    user: str | None = None
+    port: int | None = None
     key: Path | None = None
     known_hosts: Path | None = None
     root: str | None = None
@@ -156,6 +157,15 @@ def read_cluster(path: Path) -> Cluster:
     return read_toml(path, text) if path.suffix == ".toml" else read_nodes_file(path, text)
 
 
+def _same_host(address: str) -> object:
+    """Return a value that is the same for two spellings of one address or host name."""
+    try:
+        value = ipaddress.ip_address(address)
+    except ValueError:
+        return address.lower().rstrip(".")
+    return getattr(value, "ipv4_mapped", None) or value
+
+
 def _check(cluster: Cluster, lines: Mapping[int, int], report: _Report) -> None:
     """Apply the rules that concern more than one value; ``lines`` is by position of node."""
     seen: dict[object, str] = {}
@@ -165,8 +175,8 @@ def _check(cluster: Cluster, lines: Mapping[int, int], report: _Report) -> None:
             (("name", node.name.lower()), f"name {node.name}"),
             (("id", node.id), f"id {node.id}"),
             (
-                ("host", node.address.lower(), node.port),
-                f"address {node.address} port {node.port}",
+                ("host", _same_host(node.address), node.port or 22),
+                f"address {node.address} port {node.port or 22}",
             ),
         ):
             if key in seen:
@@ -187,6 +197,11 @@ def _size_check(cluster: Cluster, report: _Report) -> None:
         )
 
 
+def has_autonodeid(config: str) -> bool:
+    """Tell whether a kernel's .config lets it take its id from its address."""
+    return "CONFIG_KRG_AUTONODEID=y\n" in config
+
+
 def check_against_kernel(cluster: Cluster, config: str) -> None:
     """Check the node ids against the kernel that will get them.
 
@@ -194,7 +209,7 @@ def check_against_kernel(cluster: Cluster, config: str) -> None:
         BUG() at boot (Kerrighed 2.4.4).
     :raises InputError: an id is out of range.
     """
-    if "CONFIG_KRG_AUTONODEID=y\n" in config:
+    if has_autonodeid(config):
         return
     high = [f"{node.name} has {node.id}" for node in cluster.nodes if node.id > MAX_PLAIN_NODE_ID]
     if high:
@@ -281,8 +296,16 @@ def _node_rules(node: Node, report: _Report, line_of: Any) -> None:
             _INTERFACE.fullmatch(node.interface),
             f"{node.interface!r} is not a network interface's name",
         ),
-        ("user", _USER.fullmatch(node.user), f"{node.user!r} is not a user name"),
-        ("port", 1 <= node.port <= 65535, f"port {node.port} is not between 1 and 65535"),
+        (
+            "user",
+            node.user is None or _USER.fullmatch(node.user),
+            f"{node.user!r} is not a user name",
+        ),
+        (
+            "port",
+            node.port is None or 1 <= node.port <= 65535,
+            f"port {node.port} is not between 1 and 65535",
+        ),
         (
             "root",
             node.root is None or _ROOT.fullmatch(node.root),
@@ -347,6 +370,9 @@ class _Table:
             also = f"; did you mean {close[0]}?" if close else ""
             self._report.add(f"unknown key {key!r} in {where}{also}", self._line_of(key))
 
+    def report(self, key: str, text: str) -> None:
+        self._report.add(text, self._line_of(key))
+
     def get(self, key: str, kind: type, default: Any) -> Any:
         if key not in self._values:
             return default
@@ -379,7 +405,7 @@ def read_toml(path: Path, text: str) -> Cluster:
         given = {}
     defaults = _Table(given, report, lambda _: lines.top("defaults"))
     defaults.known(_DEFAULTS, "[defaults]")
-    base = Node("", 0, "", known_hosts=_path(path, top.get("known_hosts", str, None)))
+    base = Node("", 0, "", known_hosts=_path(path, top, "known_hosts"))
     base = _fill(path, defaults, base)
     tables = values.get("node", [])
     if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
@@ -404,9 +430,18 @@ def read_toml(path: Path, text: str) -> Cluster:
     return _finish(cluster, {n: lines.node(n) or 0 for n in range(len(nodes))}, report)
 
 
-def _path(file: Path, value: str | None) -> Path | None:
-    # Relative to the cluster file, so that a directory with both can be moved.
-    return None if value is None else file.parent / Path(value).expanduser()
+def _path(file: Path, table: _Table, key: str) -> Path | None:
+    value = table.get(key, str, None)
+    if value is None:
+        return None
+    try:
+        if not value or "\0" in value:
+            raise RuntimeError("not a file's name")
+        # Relative to the cluster file, so that a directory with both can be moved.
+        return file.parent / Path(value).expanduser()
+    except RuntimeError as error:  # ~USER, and no such user
+        table.report(key, f"{key} {value!r}: {error}")
+        return None
 
 
 def _fill(path: Path, table: _Table, base: Node) -> Node:
@@ -417,8 +452,8 @@ def _fill(path: Path, table: _Table, base: Node) -> Node:
         interface=table.get("interface", str, base.interface),
         user=table.get("user", str, base.user),
         port=table.get("port", int, base.port),
-        key=_path(path, table.get("key", str, None)) or base.key,
-        known_hosts=_path(path, table.get("known_hosts", str, None)) or base.known_hosts,
+        key=_path(path, table, "key") or base.key,
+        known_hosts=_path(path, table, "known_hosts") or base.known_hosts,
         root=table.get("root", str, base.root),
         append=base.append if append is None else tuple(append.split()),
         old_ssh=table.get("old_ssh", bool, base.old_ssh),

@@ -1,36 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A build onto nodes: what a node shall have, and the way from facts to plan to change.
 
-Sources: Kerrighed 2.4.4's reading of its parameters and files, the GRUB 0.97 manual,
-Documentation/kernel-parameters.txt of Linux 2.6.20.
+Sources: Kerrighed 2.4.4's reading of its parameters and files. What a node must be able to
+do is in node_rules.py, the boot entry in boot_entry.py.
 """
 
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from grub import legacy
+from provision import boot_entry, node_rules
 from provision.artifacts import Artifacts, describe_or_none
-from provision.cluster import Cluster, Node, check_against_kernel
+from provision.boot_entry import MENU
+from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
 from provision.data import render
 from provision.errors import FailedError, InputError, KrgError
 from provision.facts import Facts
-from provision.node import ChangedError, Session, check_access
-from provision.plan import Plan, Wanted, changes, is_safe_path, obstacles, size
+from provision.fleet import Fleet
+from provision.node import ChangedError, check_access
+from provision.node_rules import Refusal
+from provision.plan import Plan, Wanted, as_plan_json, changes, fold, is_safe_path, obstacles, size
 
-T = TypeVar("T")
 Say = Callable[[str], None]
-
-MENU = "/boot/grub/menu.lst"
-# Seconds after a panic until the node reboots: an old entry is then booted again.
-PANIC_SECONDS = 10
 
 
 # --- what a node shall have ---------------------------------------------------------------
@@ -42,7 +39,9 @@ def build_files(build: Artifacts) -> tuple[Wanted, ...]:
     :raises InputError: the build is damaged, incomplete, or has names that cannot be handled.
     """
     release = build.kernel_release
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", release):
+    if not isinstance(release, str) or not re.fullmatch(
+        r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", release
+    ):
         raise InputError(f"{build.directory}: {release!r} is not a kernel release")
     modules = f"lib/modules/{release}/"
     # They lead to the tree the kernel was built in, which no node has.
@@ -63,6 +62,7 @@ def build_files(build: Artifacts) -> tuple[Wanted, ...]:
             raise InputError(f"{build.directory}: the build has no {name}")
         if not is_safe_path(path):
             raise InputError(f"{build.directory}: cannot deploy a file named {name!r}")
+    _check_links(build, named, f"/{modules}")
     damaged = [n for _, n in named if describe_or_none(build.path(n)) != build.files[n]]
     if damaged:
         raise InputError(
@@ -70,6 +70,33 @@ def build_files(build: Artifacts) -> tuple[Wanted, ...]:
             hint="build again: krg-provision build-kernel",
         )
     return tuple(_from_build(build, path, name) for path, name in named)
+
+
+def _check_links(build: Artifacts, named: Sequence[tuple[str, str]], modules: str) -> None:
+    """Refuse links that lead out of the build's own directories, and files below a link.
+
+    A node's root would write through them wherever they point.
+    """
+    links = {path for path, name in named if build.files[name].target is not None}
+    for path, name in named:
+        target = build.files[name].target
+        if target is not None:
+            text = str(target)
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(path), text))
+            area = next((a for a in (modules, "/usr/local/") if path.startswith(a)), None)
+            inside = area is not None and f"{place}/".startswith(area)
+            if not text or text.startswith("/") or not text.isprintable() or not inside:
+                raise InputError(
+                    f"{build.directory}: the link {name} leads to {target!r}, out of its place",
+                    hint="build again: krg-provision build-kernel",
+                )
+        parts = path.split("/")
+        above = {"/".join(parts[:count]) for count in range(2, len(parts))}
+        if above & links:
+            raise InputError(
+                f"{build.directory}: {name} is below {(above & links).pop()}, which is a link",
+                hint="build again: krg-provision build-kernel",
+            )
 
 
 def _from_build(build: Artifacts, path: str, name: str) -> Wanted:
@@ -88,13 +115,17 @@ def _text(path: str, content: bytes, mode: int = 0o644) -> Wanted:
 
 @dataclass(frozen=True)
 class Target:
-    """What is deployed: a build for a cluster; ``bootloader`` off leaves menu.lst alone."""
+    """What is deployed: a build with its .config, for a cluster.
+
+    ``bootloader`` off leaves menu.lst alone; ``force`` names rules that refuse no node.
+    """
 
     cluster: Cluster
     build: Artifacts
     files: tuple[Wanted, ...]
-    autonodeid: bool
+    config: str
     bootloader: bool = True
+    force: frozenset[str] = frozenset()
 
     @property
     def paths(self) -> list[str]:
@@ -102,125 +133,75 @@ class Target:
         return [wanted.path for wanted in self.files]
 
 
-def target(cluster: Cluster, build: Artifacts, *, bootloader: bool = True) -> Target:
+def target(
+    cluster: Cluster,
+    build: Artifacts,
+    *,
+    bootloader: bool = True,
+    force: Iterable[str] = (),
+) -> Target:
     """Check that build and cluster fit together, and that both can be used.
 
     :raises InputError: damaged build, an id the kernel does not take, an unreadable key.
     """
+    made = installed(cluster, build, bootloader=bootloader, force=force)
+    check_against_kernel(cluster, made.config)
+    check_access(cluster.nodes)
+    return made
+
+
+def installed(
+    cluster: Cluster,
+    build: Artifacts,
+    *,
+    bootloader: bool = True,
+    force: Iterable[str] = node_rules.RULES,
+) -> Target:
+    """Return what nodes are compared with, whether they should have it or not.
+
+    :raises InputError: damaged build.
+    """
     files = build_files(build)
     config = build.path("config").read_text("utf-8", "replace")
-    check_against_kernel(cluster, config)
-    check_access(cluster.nodes)
-    return Target(cluster, build, files, "CONFIG_KRG_AUTONODEID=y\n" in config, bootloader)
+    return Target(cluster, build, files, config, bootloader, frozenset(force))
 
 
-def _root(node: Node, arguments: legacy.Kernel, facts: Facts) -> str:
-    """Return the root= of our entry: a device, for there is no initrd to find it by a label."""
-    if node.root is not None:
-        return node.root
-    value = arguments.value("root") or ""
-    if re.match(r"(UUID|LABEL|PARTUUID)=", value):
-        device = facts.word("rootdev") or ""
-        if re.fullmatch(r"/dev/[a-z]+[0-9]*", device) and device != "/dev/root":
-            return device
-    elif not value.startswith("/dev/mapper/"):
-        return value
-    raise FailedError(
-        f"{MENU} has root={value}, which needs an initrd, and this build has none",
-        hint='name the device in the cluster file, such as root = "/dev/hda1"',
-    )
-
-
-def _check_address(node: Node, arguments: Sequence[str], autonodeid: bool) -> None:
-    """Refuse an address on the kernel line that would silently become the node id."""
-    for word in arguments:
-        if autonodeid and word.startswith("ip=") and word not in ("ip=off", "ip=none"):
-            last = re.match(r"ip=[0-9]+\.[0-9]+\.[0-9]+\.([0-9]+)", word)
-            if last is None or int(last.group(1)) != node.id:
-                raise FailedError(
-                    f"{MENU} has {word}: this kernel then takes the address's last byte as node "
-                    f"id and ignores node_id={node.id}",
-                    hint="give the node that id, remove ip=, or build without KRG_AUTONODEID",
-                )
-
-
-def menu(target: Target, node: Node, facts: Facts) -> bytes:
-    """Return the node's menu.lst with our entry in it.
-
-    :raises FailedError: there is none, or it cannot be edited safely.
-    """
-    there = facts.texts.get(MENU)
-    if there is None:
-        raise FailedError(
-            f"there is no {MENU}",
-            hint="GRUB Legacy is not in use there: --no-bootloader installs all but the boot entry",
-        )
-    text = there.content.decode("latin-1")
-    try:
-        saved = legacy.saved_index(facts.word("saved") or "")
-        good = legacy.known_good(text, saved)
-        assert good.kernel is not None
-        root = _root(node, good.kernel, facts)
-        release = target.build.kernel_release
-        arguments = legacy.with_arguments(
-            (f"root={root}" if a.startswith("root=") else a for a in good.kernel.arguments),
-            (
-                ("session_id", str(target.cluster.session)),
-                ("node_id", str(node.id)),
-                ("panic", str(PANIC_SECONDS)),
-            ),
-            node.append,
-        )
-        _check_address(node, arguments, target.autonodeid)
-        path = legacy.kernel_path(
-            good.kernel, f"vmlinuz-{release}", boot_is_separate=facts.boot_is_separate
-        )
-        body = render(
-            "menu_lst.j2",
-            kernel_release=release,
-            node_id=node.id,
-            session=target.cluster.session,
-            root=f"{good.root.name}\t\t{good.root.argument}" if good.root else "",
-            kernel=path,
-            arguments=" ".join(arguments),
-        )
-        return legacy.put(text, body).encode("latin-1")
-    except legacy.MenuError as error:
-        raise FailedError(f"{MENU}: {error}", hint="edit it on the node, then deploy") from error
-
-
-def _texts(target: Target, node: Node, facts: Facts) -> tuple[Wanted, ...]:
+def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]:
     settings = render("default_kerrighed.j2", legacy_sched=target.cluster.legacy_sched)
     found = [
         _text("/etc/kerrighed_nodes", target.cluster.nodes_file().encode()),
         _text("/etc/default/kerrighed", settings.encode()),
         _text("/etc/init.d/kerrighed", render("kerrighed.init.j2").encode(), 0o755),
     ]
-    if target.bootloader:
-        found.append(_text(MENU, menu(target, node, facts), 0o600))
+    if entry is not None:
+        found.append(_text(MENU, entry.text, 0o600))
     return tuple(found)
 
 
-def _refusals(target: Target, facts: Facts) -> Iterator[str]:
-    if facts.word("uid") != "0":
-        yield "the login is not root's"
-    if facts.lacks:
-        yield f"lacks the commands {', '.join(facts.lacks)}"
-    # A running Kerrighed is not asked for its processor: /proc/cpuinfo can hang.
-    old = facts.word("machine") != "x86_64" and facts.word("cpu64") is None
-    if target.build.arch == "x86_64" and old and facts.word("node_id") is None:
-        yield "its processor is 32-bit, the build is for x86_64"
+def _refusals(target: Target, entry: boot_entry.Entry | None, facts: Facts) -> list[Refusal]:
+    """Return the rules that speak against this node, those that were overruled left out."""
+    build = target.build
+    found = list(node_rules.processor(build.arch, facts))
+    found += node_rules.userland(build.arch, build.kernel_release, target.config, facts)
+    if target.bootloader:
+        found += node_rules.boot_loader(facts)
+    if entry is not None:
+        found += entry.refusals
+    return [refusal for refusal in found if refusal.rule not in target.force]
 
 
 def _notes(target: Target, node: Node, facts: Facts) -> Iterator[str]:
-    short = (facts.word("hostname") or "").split(".")[0]
-    if short and short != node.name:
+    hostname = facts.word("hostname") or ""
+    if hostname and node.name not in (hostname, hostname.split(".")[0]):
         yield (
             "the node calls itself by another name than the cluster file does; the kernel "
             "gets its ids from the boot entry instead of /etc/kerrighed_nodes"
         )
     if facts.word("node_id") is not None:
-        yield "Kerrighed is running; the new files take effect at the next boot"
+        yield (
+            "Kerrighed is running, and the new files take effect at the next boot. Rebooting "
+            "this node alone harms all nodes of its cluster: stop or reboot the whole cluster"
+        )
     if not facts.linked and facts.word("tool") != "update-rc.d":
         yield "no update-rc.d: /etc/init.d/kerrighed is not started at boot"
     if not target.bootloader:
@@ -229,20 +210,37 @@ def _notes(target: Target, node: Node, facts: Facts) -> Iterator[str]:
 
 def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
     """Return what has to change on one node; with problems the plan holds nothing to do."""
-    problems = list(_refusals(target, facts))
-    notes = tuple(_notes(target, node, facts))
+    problems = []
+    if facts.word("uid") != "0":
+        problems.append("the login is not root's")
+    if facts.lacks:
+        problems.append(f"lacks the commands {', '.join(facts.lacks)}")
+    entry = None
     try:
-        wanted = (*target.files, *_texts(target, node, facts))
+        if target.bootloader:
+            entry = boot_entry.make(
+                node,
+                facts,
+                session=target.cluster.session,
+                kernel_release=target.build.kernel_release,
+                autonodeid=has_autonodeid(target.config),
+            )
     except FailedError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        return Plan(node.name, problems=(*problems, error.message + hint))
-    planned = changes(wanted, facts)
+        problems.append(error.message + (f" ({error.hint})" if error.hint else ""))
+    refusals = [str(refusal) for refusal in _refusals(target, entry, facts)]
+    notes = [*(entry.notes if entry is not None else ()), *_notes(target, node, facts)]
+    if target.bootloader:
+        problems += refusals
+    else:
+        # Nothing boots it there: what speaks against booting it is good to know.
+        notes += refusals
+    planned = changes((*target.files, *_texts(target, entry)), facts)
     problems += obstacles(planned, facts)
     if problems:
         return Plan(node.name, problems=tuple(problems))
     linked = facts.linked or facts.word("tool") != "update-rc.d"
     runs = () if linked else ("update-rc.d kerrighed defaults",)
-    return Plan(node.name, planned, runs, (), notes)
+    return Plan(node.name, planned, runs, (), tuple(notes))
 
 
 # --- the way there ------------------------------------------------------------------------
@@ -263,45 +261,6 @@ class Outcome:
     def bad(self) -> bool:
         """Tell whether the node counts as failed."""
         return self.state in ("failed", "skipped")
-
-
-class Fleet:
-    """The sessions with all nodes, worked in a bounded pool; a context manager."""
-
-    def __init__(self, nodes: Sequence[Node], forks: int) -> None:
-        self._sessions = {node.name: Session(node) for node in nodes}
-        self._pool = ThreadPoolExecutor(max_workers=max(1, min(forks, len(nodes))))
-
-    def session(self, node: Node) -> Session:
-        """Return the session of a node."""
-        return self._sessions[node.name]
-
-    def close(self) -> None:
-        """End all sessions, so that threads still at work end too."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for session in self._sessions.values():
-            session.close()
-
-    def each(
-        self, nodes: Sequence[Node], work: Callable[[Node], T]
-    ) -> Iterator[tuple[Node, T | KrgError]]:
-        """Yield (node, result) as nodes finish; a node's KrgError is its result."""
-        waiting: dict[Future[T], Node] = {self._pool.submit(work, node): node for node in nodes}
-        for future in as_completed(waiting):
-            try:
-                yield waiting[future], future.result()
-            except KrgError as error:
-                yield waiting[future], error
-
-
-@contextmanager
-def fleet(nodes: Sequence[Node], forks: int) -> Iterator[Fleet]:
-    """Open a fleet and end all its sessions whatever happens."""
-    made = Fleet(nodes, forks)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def _failed(node: Node, error: KrgError, plan: Plan | None = None) -> Outcome:
@@ -353,14 +312,30 @@ def apply(
         return time.monotonic() - started
 
     nodes = [o.node for o in seen.values() if o.state == "would change"]
-    for node, answer in among.each(nodes, change):
-        outcome = seen[node.name]
-        if isinstance(answer, KrgError):
-            done[node.name] = _failed(node, answer, outcome.plan)
-        else:
-            done[node.name] = replace(outcome, state="changed")
-            say(f"{node.name}: done in {answer:.1f} s")
+    try:
+        for node, answer in among.each(nodes, change):
+            outcome = seen[node.name]
+            if isinstance(answer, KrgError):
+                done[node.name] = _failed(node, answer, outcome.plan)
+                say(f"{node.name}: {done[node.name].state}")
+            else:
+                done[node.name] = replace(outcome, state="changed")
+                say(f"{node.name}: done in {answer:.1f} s")
+    except KeyboardInterrupt:
+        _say_interrupted([done[node.name] for node in nodes], say)
+        raise
     return done
+
+
+def _say_interrupted(outcomes: Sequence[Outcome], say: Say) -> None:
+    for states, text in (
+        (("changed",), "done"),
+        (("failed", "skipped"), "failed"),
+        (("would change",), "not known to be done; deploy again"),
+    ):
+        names = [o.node.name for o in outcomes if o.state in states]
+        if names:
+            say(f"interrupted: {fold(names)}: {text}")
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
@@ -373,13 +348,11 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome as values for JSON."""
-    from provision.plan import as_json as plan_json
-
     return {
         "name": outcome.node.name,
         "address": outcome.node.address,
         "state": outcome.state,
         "error": outcome.error,
         "hint": outcome.hint,
-        "plan": None if outcome.plan is None else plan_json(outcome.plan),
+        "plan": None if outcome.plan is None else as_plan_json(outcome.plan),
     }

@@ -44,6 +44,11 @@ class Text:
     real: str
 
     @property
+    def size(self) -> int:
+        """Return the number of bytes."""
+        return len(self.content)
+
+    @property
     def sha256(self) -> str:
         """Return the digest of the content in hex."""
         return hashlib.sha256(self.content).hexdigest()
@@ -59,17 +64,20 @@ class Space:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything one round trip brought; None and empty where the node said nothing."""
+    """Everything one round trip brought; None and empty where the node said nothing.
+
+    ``blobs`` holds the first bytes of programs: "init", and "libc PATH" for each C library.
+    """
 
     words: Mapping[str, str] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
     readonly: tuple[str, ...] = ()
     linked: tuple[str, ...] = ()
-    stages: tuple[str, ...] = ()
     odd: tuple[str, ...] = ()
     space: Mapping[str, Space] = field(default_factory=dict)
     files: Mapping[str, Seen] = field(default_factory=dict)
     texts: Mapping[str, Text] = field(default_factory=dict)
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
     complete: bool = False
 
     def word(self, name: str) -> str | None:
@@ -86,19 +94,22 @@ _WORDS = frozenset(
     {
         "boot_id",
         "cpu64",
+        "grub2",
         "hostname",
         "kernel",
         "machine",
         "node_id",
         "nrnodes",
         "rootdev",
+        "rootdrivers",
+        "rootfs",
         "saved",
         "session_id",
         "tool",
         "uid",
     }
 )
-_LISTS = ("lacks", "readonly", "linked", "stage", "odd", "huge")
+_LISTS = ("lacks", "readonly", "linked", "odd", "huge")
 
 
 class _Reader:
@@ -135,6 +146,7 @@ def parse(raw: bytes, mark: str) -> Facts:
     sums: dict[str, str] = {}
     links: dict[str, str] = {}
     texts: dict[str, Text] = {}
+    blobs: dict[str, bytes] = {}
     complete = False
     reader = _Reader(raw, mark)
     for line in reader.lines():
@@ -162,6 +174,8 @@ def parse(raw: bytes, mark: str) -> Facts:
                 if content is None:
                     break
                 texts[path] = Text(content, int(mode, 8), int(uid), int(gid), real)
+            elif kind == "blob" and (head := reader.text()) is not None:
+                blobs[rest] = head
             elif kind == "end":
                 complete = True
         except ValueError:
@@ -171,7 +185,6 @@ def parse(raw: bytes, mark: str) -> Facts:
         lacks=tuple(lists["lacks"]),
         readonly=tuple(lists["readonly"]),
         linked=tuple(lists["linked"]),
-        stages=tuple(lists["stage"]),
         odd=tuple(lists["odd"] + lists["huge"]),
         space=space,
         files={
@@ -179,5 +192,6 @@ def parse(raw: bytes, mark: str) -> Facts:
             for path, (mode, size) in sizes.items()
         },
         texts=texts,
+        blobs=blobs,
         complete=complete,
     )

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import gzip
 import hashlib
 import io
 import logging
+import os
 import secrets
 import shlex
 import socket
-import tarfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -28,8 +27,9 @@ from provision import facts as _facts
 from provision.cluster import Node
 from provision.data import render
 from provision.errors import FailedError, InputError
-from provision.facts import Facts, Text
-from provision.plan import AREAS, Change, Plan, area
+from provision.facts import Facts
+from provision.plan import AREAS, Plan, area
+from provision.upload import write_tar
 
 if TYPE_CHECKING:
     import paramiko
@@ -85,6 +85,8 @@ def load_key(path: Path) -> paramiko.PKey:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"key {path}: not a private key") from error
+    except ValueError as error:
+        raise InputError(f"key {path!s:.200}: {error}") from error
     for kind in kinds:
         try:
             return kind.from_private_key(io.StringIO(text))
@@ -111,10 +113,25 @@ def check_access(nodes: Sequence[Node]) -> None:
     for key in dict.fromkeys(node.key for node in nodes if node.key is not None):
         load_key(key)
     for path in dict.fromkeys(n.known_hosts for n in nodes if n.known_hosts is not None):
-        try:
-            paramiko.HostKeys(str(path))
-        except (OSError, paramiko.SSHException, UnicodeDecodeError) as error:
-            raise InputError(f"known_hosts {path}: cannot be read: {error}") from error
+        _load_known_hosts(paramiko.HostKeys().load, path)
+
+
+def _load_known_hosts(load: Callable[[str], None], path: Path) -> None:
+    from paramiko.hostkeys import InvalidHostKey
+    from paramiko.ssh_exception import SSHException
+
+    try:
+        load(str(path))
+    except InvalidHostKey as error:
+        lines = path.read_text("utf-8", "replace").split("\n")
+        found = (n for n, line in enumerate(lines, 1) if line.strip() == str(error.line).strip())
+        raise InputError(
+            f"known_hosts {path}:{next(found, '?')}: not a host key: {error.exc}",
+            hint="remove that line; ssh-keyscan gives the key again",
+        ) from error
+    except (OSError, SSHException, ValueError) as error:
+        text = getattr(error, "strerror", None) or error
+        raise InputError(f"known_hosts {path}: cannot be read: {text}") from error
 
 
 def _policy(node: Node) -> Any:
@@ -138,6 +155,10 @@ def _policy(node: Node) -> Any:
     return Refuse()
 
 
+def _known_as(address: str, port: int) -> str:
+    return address if port == 22 else f"[{address}]:{port}"
+
+
 def _kind(key: Any) -> str:
     name = str(key.get_name())
     return "ecdsa" if "ecdsa" in name else "ed25519" if "ed25519" in name else "rsa"
@@ -157,6 +178,7 @@ def _connection(node: Node) -> Connection:
         arguments |= {"pkey": load_key(node.key), "look_for_keys": False, "allow_agent": False}
     if node.old_ssh:
         arguments["disabled_algorithms"] = {"pubkeys": ["rsa-sha2-512", "rsa-sha2-256"]}
+    # Given a user or port, Fabric does not look at ~/.ssh/config for them.
     connection = Connection(
         node.address,
         user=node.user,
@@ -164,6 +186,8 @@ def _connection(node: Node) -> Connection:
         connect_timeout=CONNECT_SECONDS,
         connect_kwargs=arguments,
     )
+    if node.user is None and "user" not in connection.ssh_config:
+        connection.user = "root"
     hop: Any = connection
     while hop is not None and hasattr(hop, "client"):
         _verify_keys(hop, node)
@@ -174,14 +198,14 @@ def _connection(node: Node) -> Connection:
 def _verify_keys(connection: Any, node: Node) -> None:
     """Make one connection check host keys; also those of the jump hosts on the way."""
     client = connection.client
-    client.load_system_host_keys()
     named = str(connection.ssh_config.get("userknownhostsfile", "")).split()
-    files = [Path("/etc/ssh/ssh_known_hosts"), *(Path(name).expanduser() for name in named)]
+    files = [Path("/etc/ssh/ssh_known_hosts"), Path("~/.ssh/known_hosts").expanduser()]
+    files += [Path(os.path.expanduser(name)) for name in named]  # noqa: PTH111 - ~nobody stays
     if node.known_hosts is not None:
         files.append(node.known_hosts)
     for path in files:
         if path.is_file():
-            client.load_system_host_keys(str(path))
+            _load_known_hosts(client.load_system_host_keys, path)
     client.set_missing_host_key_policy(_policy(node))
 
 
@@ -196,9 +220,13 @@ class Session:
         """Connect, log in and verify the host's key; FailedError says what went wrong."""
         import paramiko
 
-        where = f"{self.node.address} port {self.node.port}"
+        user, port = self.node.user or "root", self.node.port or 22
+        where = f"{self.node.address} port {port}"
         try:
             self._connection = _connection(self.node)
+            # What ~/.ssh/config said is known only now.
+            user, port = self._connection.user, self._connection.port
+            where = f"{self.node.address} port {port}"
             self._connection.open()
             self._connection.transport.set_keepalive(15)
         except paramiko.BadHostKeyException as error:
@@ -207,12 +235,12 @@ class Session:
                 f"the host key of {where} has changed: it is {fingerprint(error.key)}, "
                 f"known was {fingerprint(error.expected_key)}",
                 hint="if the node was installed again, remove the old key: "
-                f"ssh-keygen -R '[{self.node.address}]:{self.node.port}'",
+                f"ssh-keygen -R '{_known_as(self.node.address, port)}'",
             ) from error
         except paramiko.AuthenticationException as error:
             self.close()
             raise FailedError(
-                f"{where} does not let {self.node.user} in",
+                f"{where} does not let {user} in",
                 hint="name the right key in the cluster file, or add it to the node's "
                 "~/.ssh/authorized_keys",
             ) from error
@@ -269,7 +297,7 @@ class Session:
         raw = script.encode()
         inner = f'eval "$(dd bs=1 count={len(raw)} 2>/dev/null)"'
         command = f"sh -c {shlex.quote(inner)} {shlex.quote(label)}"
-        if self.node.user != "root":
+        if self._connection.user != "root":
             command = f"sudo -n {command}"
         out: list[bytes] = []
         deadline = time.monotonic() + limit
@@ -304,7 +332,6 @@ class Session:
         script = render(
             "facts.sh.j2",
             places=" ".join(("/boot", *AREAS, "/var")),
-            stages=" ".join(f"{name}/{_STAGE}*" for name in _STAGE_AREAS),
             texts=" ".join(TEXTS),
             token=mark,
             running=running,
@@ -322,9 +349,10 @@ class Session:
         said = output.err.decode("utf-8", "replace").strip().splitlines()
         if output.timed_out:
             raise FailedError("the node stopped answering")
-        if self.node.user != "root" and said and "sudo" in said[-1]:
+        user = None if self._connection is None else self._connection.user
+        if user != "root" and said and "sudo" in said[-1]:
             raise FailedError(
-                f"{self.node.user} cannot become root: {said[-1]}",
+                f"{user} cannot become root: {said[-1]}",
                 hint="log in as root, or allow sudo without a password for this user",
             )
         raise FailedError(f"the node's answer makes no sense: {said[-1] if said else 'no output'}")
@@ -347,14 +375,14 @@ class Session:
         areas = {area(change.place) for change in plan.changes} - {"/etc"}
         tree = f"/lib/modules/{kernel_release}"
         texts = [c for c in plan.changes if c.wanted.is_text]
-        backups = [c.place for c in texts if isinstance(c.before, Text)]
+        backups = [c.place for c in plan.changes if c.backed_up]
         script = render(
             "apply.sh.j2",
             stage=stage,
             # The one in /etc last: as long as it is there, the others will be looked for.
             stages=" ".join(f"{name}/{stage}" for name in (*sorted(areas), "/etc")),
             areas=_STAGE_AREAS,
-            before=[(_digest(change), change.place) for change in texts],
+            before=[("-" if c.before is None else c.before.sha256, c.place) for c in texts],
             backups=[(path.rpartition("/")[0], path) for path in backups],
             date=date,
             tree=tree,
@@ -362,7 +390,7 @@ class Session:
             runs=plan.runs,
         )
         output = self.run(
-            script, label=stage, send=lambda pipe: _write_tar(pipe, plan.changes, stage, on_sent)
+            script, label=stage, send=lambda pipe: write_tar(pipe, plan.changes, stage, on_sent)
         )
         self._judge(output)
 
@@ -418,59 +446,3 @@ def _feed(channel: Any, script: bytes, send: Callable[[IO[bytes]], None] | None)
 
 def _write(pipe: IO[bytes], data: bytes) -> None:
     pipe.write(data)
-
-
-def _digest(change: Change) -> str:
-    return "-" if change.before is None else str(change.before.sha256)
-
-
-def _write_tar(
-    pipe: IO[bytes], changes: Sequence[Change], stage: str, on_sent: Callable[[int], None]
-) -> None:
-    """Send the files in their staging places, and before them the lists that check and move."""
-    sums, moves = [], []
-    for change in changes:
-        top = area(change.place)
-        staged = f"{top}/{stage}{change.place[len(top) :]}"
-        if change.wanted.target is None:
-            sums.append(f"{change.wanted.sha256}  {staged}\n")
-        moves.append(f"{staged} {change.place}\n")
-    lists: Mapping[str, str] = {"sums": "".join(sums), "moves": "".join(moves)}
-    with (
-        gzip.GzipFile(fileobj=pipe, mode="wb", compresslevel=1) as packed,
-        tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as archive,
-    ):
-        for name, text in lists.items():
-            _add(archive, f"etc/{stage}/{name}", text.encode(), 0o600)
-        for change, move in zip(changes, moves, strict=True):
-            _add_change(archive, change, move.split(" ")[0].lstrip("/"))
-            on_sent(change.wanted.size)
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode, member.mtime = len(content), mode, int(time.time())
-    archive.addfile(member, io.BytesIO(content))
-
-
-def _add_change(archive: tarfile.TarFile, change: Change, name: str) -> None:
-    wanted = change.wanted
-    member = tarfile.TarInfo(name)
-    member.mode, member.mtime = change.mode, int(time.time())
-    if isinstance(change.before, Text):
-        member.uid, member.gid = change.before.uid, change.before.gid
-    if wanted.target is not None:
-        member.type, member.linkname = tarfile.SYMTYPE, wanted.target
-        archive.addfile(member)
-        return
-    member.size = wanted.size
-    if wanted.content is not None:
-        archive.addfile(member, io.BytesIO(wanted.content))
-        return
-    assert wanted.source is not None
-    try:
-        stream = wanted.source.open("rb")
-    except OSError as error:
-        raise FailedError(f"{wanted.source}: {error.strerror}") from error
-    with stream:
-        archive.addfile(member, stream)

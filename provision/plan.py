@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Desired state minus observed facts: the changes of one node, and how people read them.
 
-Values in, values out. ``compare`` makes the plan, ``show`` prints the plans of many
-nodes with identical changes folded; provision.node carries one out, unchanged.
+Values in, values out. ``changes`` says what differs from what is wanted, ``show`` prints
+the plans of many nodes with identical changes folded; provision.node carries one out,
+unchanged.
 """
 
 from __future__ import annotations
@@ -80,6 +81,14 @@ class Change:
         """Say in a word what happens to the file."""
         return "add" if self.before is None else "replace"
 
+    @property
+    def backed_up(self) -> bool:
+        """Tell whether what is there is kept: settings, and what may be somebody else's."""
+        if isinstance(self.before, Text):
+            return True
+        ours = self.place.startswith(("/lib/modules/", "/boot/"))
+        return self.before is not None and not ours
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -131,7 +140,8 @@ def changes(wanted: Iterable[Wanted], facts: Facts) -> tuple[Change, ...]:
 
 def obstacles(planned: Sequence[Change], facts: Facts) -> list[str]:
     """Return what on the node stands in the way of the changes, one line each."""
-    found = [f"{path} is not a plain file" for path in facts.odd]
+    wanted = {change.wanted.path for change in planned}
+    found = [f"{path} is not a plain file" for path in facts.odd if path in wanted]
     found += [
         f"{change.place} is a directory"
         for change in planned
@@ -158,13 +168,13 @@ def _lack_of_space(planned: Sequence[Change], facts: Facts) -> list[str]:
     need: dict[str, int] = {}
     free: dict[str, int] = {}
     for change in planned:
-        targets = [place(change)]
-        if isinstance(change.before, Text):
-            targets.append("/var")  # its copy for safety
-        for name in targets:
+        targets = [(place(change), change.wanted.size)]
+        if change.before is not None and change.backed_up:
+            targets.append(("/var", change.before.size))
+        for name, count in targets:
             space = facts.space.get(name)
             if space is not None:
-                blocks = -(-change.wanted.size // _BLOCK) * _BLOCK
+                blocks = -(-count // _BLOCK) * _BLOCK
                 need[space.mount] = need.get(space.mount, _RESERVE) + blocks
                 free[space.mount] = space.free
     return [
@@ -220,10 +230,12 @@ def _describe(planned: Sequence[Change], verbose: bool) -> Iterator[str]:
         if not change.wanted.is_text:
             files.setdefault((place(change), change.verb), []).append(change)
     for (name, verb), group in files.items():
-        if len(group) <= 12 or verbose:
+        # What is replaced may be somebody else's: it is always named.
+        if len(group) <= 12 or verbose or any(change.backed_up for change in group):
             for change in group:
                 what = f" -> {change.wanted.target}" if change.wanted.target else ""
-                yield f"{verb} {change.place}{what} ({change.wanted.size:,} bytes)"
+                kept = "; the old one is kept" if change.backed_up else ""
+                yield f"{verb} {change.place}{what} ({change.wanted.size:,} bytes{kept})"
         else:
             total = sum(change.wanted.size for change in group)
             top = _common(change.place for change in group) or name
@@ -268,7 +280,7 @@ def show(plans: Iterable[Plan], *, verbose: bool = False) -> Iterator[tuple[str,
         yield fold(nodes), "\n".join(same)
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def as_plan_json(plan: Plan) -> dict[str, Any]:
     """Return the plan as values for JSON."""
 
     def one(change: Change) -> Mapping[str, Any]:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from provision.artifacts import Artifacts
+from provision.boot_entry import MENU
 from provision.cluster import Cluster, Node
-from provision.deploy import MENU, Target, build_files, fleet, make_plan
+from provision.deploy import Target, installed, make_plan
 from provision.errors import KrgError
 from provision.facts import Facts
+from provision.fleet import fleet
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,14 @@ def _build(target: Target | None, node: Node, facts: Facts) -> str:
     return "running" if facts.word("kernel") == target.build.kernel_release else "installed"
 
 
-def ask(cluster: Cluster, build: Artifacts | None, forks: int, idle: float) -> tuple[Status, ...]:
+def ask(
+    cluster: Cluster,
+    build: Artifacts | None,
+    forks: int,
+    idle: float,
+    *,
+    debug: bool = False,
+) -> tuple[Status, ...]:
     """Ask every node; one that cannot be reached has ``error`` set.
 
     :param idle: seconds of silence after which a node's answer is taken as it is: the
@@ -93,12 +102,10 @@ def ask(cluster: Cluster, build: Artifacts | None, forks: int, idle: float) -> t
     """
     target = None
     if build is not None:
-        config = build.path("config").read_text("utf-8", "replace")
-        auto = "CONFIG_KRG_AUTONODEID=y\n" in config
-        target = Target(cluster, build, build_files(build), auto)
+        target = installed(cluster, build)
     paths = [] if target is None else target.paths
     found: dict[str, Status] = {}
-    with fleet(cluster.nodes, forks) as among:
+    with fleet(cluster.nodes, forks, debug=debug) as among:
 
         def one(node: Node) -> Facts:
             session = among.session(node).__enter__()

@@ -91,9 +91,31 @@ def test_toml() -> None:
     assert (cluster.release, cluster.arch) == ("kerrighed-2.4.4", "i386")
     one, two = cluster.nodes
     assert (one.key, one.known_hosts) == (Path("/c/keys/id"), Path("/c/hosts"))
-    assert (one.interface, one.port, one.root, one.append) == ("eth1", 22, None, ())
+    assert (one.interface, one.port, one.root, one.append) == ("eth1", None, None, ())
     assert (two.port, two.root, two.old_ssh) == (2202, "/dev/hda1", True)
     assert two.append == ("noapic", "console=ttyS0,115200")
+
+
+def test_user_and_port_are_left_to_ssh_where_they_are_not_given() -> None:
+    one, two = toml(TOML.replace('user = "root"\n', "")).nodes
+    assert (one.user, one.port, two.user, two.port) == (None, None, None, 2202)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "port"),
+    [
+        ("::1", "0:0::1", ""),
+        ("::ffff:10.0.0.1", "10.0.0.1", ""),
+        ("Host", "host", ""),
+        ("::1", "::1", "port = 22"),
+    ],
+)
+def test_two_spellings_of_one_host(one: str, two: str, port: str) -> None:
+    message = wrong(
+        f'session = 1\n[[node]]\nname = "a"\nid = 1\naddress = "{one}"\n'
+        f'[[node]]\nname = "b"\nid = 2\naddress = "{two}"\n{port}\n'
+    )
+    assert f"node b: address {two} port 22 is already node a's" in message
 
 
 def test_all_violations_at_once_with_lines() -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provision.node_rules import RULES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -37,6 +39,13 @@ if TYPE_CHECKING:
     "--bootloader/--no-bootloader", default=True, help="Write the GRUB Legacy entry or not."
 )
 @click.option(
+    "--force",
+    multiple=True,
+    type=click.Choice(list(RULES)),
+    metavar="RULE",
+    help="Deploy although this rule refuses the node; the refusal names it. Can be repeated.",
+)
+@click.option(
     "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")
@@ -49,6 +58,7 @@ def deploy(
     artifacts: Path | None,
     check: bool,
     bootloader: bool,
+    force: tuple[str, ...],
     forks: int,
     verbose: bool,
     form: str,
@@ -56,8 +66,8 @@ def deploy(
     """Install a build on every node: kernel, modules, tools, settings, boot entry.
 
     The plan is printed first, as diffs, and then carried out as printed. The default boot
-    entry stays as it is. Host keys must be known. Exit code 1: a node failed, or, with
-    --check, something would change.
+    entry stays as it is. A node that could not boot the build is refused. Host keys must be
+    known. Exit code 1: a node failed, or, with --check, something would change.
 
     \b
     Examples:
@@ -68,12 +78,14 @@ def deploy(
     from provision import artifacts as builds
     from provision.cluster import read_cluster
     from provision.console import say
-    from provision.deploy import apply, fleet, observe, target
+    from provision.deploy import apply, observe, target
+    from provision.fleet import fleet
 
     cluster = read_cluster(nodes)
     build = builds.load(artifacts) if artifacts else builds.find(cluster.release, cluster.arch)
-    wanted = target(cluster, build, bootloader=bootloader)
-    with fleet(cluster.nodes, forks) as among:
+    wanted = target(cluster, build, bootloader=bootloader, force=force)
+    debug = bool(click.get_current_context().find_root().params.get("debug"))
+    with fleet(cluster.nodes, forks, debug=debug) as among:
         say(f"asking {len(cluster.nodes)} nodes what they have")
         outcomes = observe(wanted, among)
         if form == "text":

@@ -62,7 +62,8 @@ def status(*, nodes: Path, artifacts: Path | None, forks: int, timeout: float, f
     cluster = read_cluster(nodes)
     build = _build(cluster, artifacts)
     check_access(cluster.nodes)
-    found = ask(cluster, build, forks, timeout)
+    debug = bool(click.get_current_context().find_root().params.get("debug"))
+    found = ask(cluster, build, forks, timeout, debug=debug)
     if form == "json":
         click.echo(json.dumps({"nodes": [as_json(one) for one in found]}, indent=1))
     else:

@@ -19,8 +19,16 @@ KERNEL = f"/boot/vmlinuz-{RELEASE}"
 MENU = "/boot/grub/menu.lst"
 
 
-def deploy(hosts: Hosts, build: Path, *arguments: str) -> tuple[int, str, str]:
-    done = hosts.run("deploy", "--nodes", str(hosts.cluster), "--artifacts", str(build), *arguments)
+# The hosts have this machine's C library, which is newer than the build's kernel.
+FORCE = ("--force", "glibc")
+
+
+def deploy(
+    hosts: Hosts, build: Path, *arguments: str, force: tuple[str, ...] = FORCE
+) -> tuple[int, str, str]:
+    done = hosts.run(
+        "deploy", "--nodes", str(hosts.cluster), "--artifacts", str(build), *force, *arguments
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 
@@ -67,7 +75,7 @@ def is_deployed(host: Host, build: Path) -> None:
     menu = host.path(MENU)
     assert menu.read_bytes().startswith(MENU_LST)
     assert menu.stat().st_mode & 0o7777 == 0o600
-    line = f"kernel\t\t{KERNEL} root=/dev/hda1 ro quiet session_id=7 node_id={host.number} panic=10"
+    line = f"kernel\t\t{KERNEL} root=/dev/hda1 session_id=7 node_id={host.number} panic=10 ro quiet"
     assert line.encode() + b"\n" in menu.read_bytes()
     copies = list(host.path("/var/backups/krg-provision").rglob("menu.lst"))
     assert [copy.read_bytes() for copy in copies] == [MENU_LST]
@@ -220,7 +228,7 @@ def test_interrupted_upload_leaves_nothing(
     build = make_build(tmp_path / "large", bulk=48)
     node = host.hosts[0]
     before = node.tree()
-    running = host.start("deploy", "--nodes", str(host.cluster), "--artifacts", str(build))
+    running = host.start("deploy", "--nodes", str(host.cluster), "--artifacts", str(build), *FORCE)
     try:
         wait_for("the upload to begin", lambda: list(node.path("/lib/modules").glob(".krg*/*/k*")))
         running.send_signal(number)
@@ -239,15 +247,171 @@ def test_what_a_crashed_node_kept_is_removed(host: Hosts, build: Path) -> None:
     for place in ("/etc", "/lib/modules", "/boot"):
         left = host.hosts[0].path(f"{place}/.krg-provision-0123456789abcdef")
         left.mkdir()
-        (left / "pid").write_text("1\n")
+    # Beside a linked text, outside the known places: its directory is in the list.
+    beside = host.hosts[0].path("/var/grub/.krg-provision-0123456789abcdef")
+    beside.mkdir(parents=True)
+    kept = host.hosts[0].path("/var/grub/kept")
+    kept.mkdir()
+    control = host.hosts[0].path("/etc/.krg-provision-0123456789abcdef")
+    (control / "stages").write_text(
+        "/var/grub/.krg-provision-0123456789abcdef\n/var/grub/kept\n/\n"
+    )
+    control.with_name(control.name + ".pid").symlink_to("1")
+    alone = host.hosts[0].path("/etc/.krg-provision-fedcba9876543210.pid")
+    alone.symlink_to("99999999")
     assert deploy(host, build)[0] == 0
     assert host.hosts[0].stages() == []
+    assert not beside.exists() and kept.is_dir()
+
+
+def test_deploy_in_the_middle_of_another_is_refused(host: Hosts, tmp_path: Path) -> None:
+    build = make_build(tmp_path / "large", bulk=48)
+    node = host.hosts[0]
+    running = host.start("deploy", "--nodes", str(host.cluster), "--artifacts", str(build), *FORCE)
+    wait_for("the upload to begin", lambda: list(node.path("/lib/modules").glob(".krg*/*/k*")))
+    os.killpg(running.pid, signal.SIGSTOP)
+    code, out, _ = deploy(host, build)
+    os.killpg(running.pid, signal.SIGCONT)
+    first, err = running.communicate(timeout=60)
+    assert (code, running.returncode) == (1, 0), out + first + err
+    assert "another krg-provision is at work on this node" in out
+    assert node.stages() == []
+
+
+def on_move(node: Host, script: str) -> None:
+    """Make the host's mv run ``script`` first."""
+    mv = node.path("/usr/local/sbin/mv")
+    mv.parent.mkdir(parents=True, exist_ok=True)
+    mv.write_text(f'#!/bin/sh\n{script}\nexec /bin/mv "$@"\n')
+    mv.chmod(0o755)
+
+
+def test_menu_changed_while_files_are_moved_is_left_alone(host: Hosts, build: Path) -> None:
+    node = host.hosts[0]
+    on_move(node, f'case "$*" in *" {KERNEL}") echo "# meanwhile" >>{MENU} ;; esac')
+    code, out, err = deploy(host, build)
+    assert code == 1, out + err
+    assert "some files are in place" in out
+    assert f"{MENU} was changed meanwhile; it was left as it is" in out
+    assert node.path(MENU).read_bytes() == MENU_LST + b"# meanwhile\n"
+    assert node.stages() == []
+    node.path("/usr/local/sbin/mv").unlink()
+    assert deploy(host, build)[0] == 0
+
+
+def test_node_that_could_not_run_the_build_is_refused(host: Hosts, build: Path) -> None:
+    before = host.hosts[0].tree()
+    code, out, err = deploy(host, build, force=())
+    assert code == 1, out + err
+    assert "krg1: failed: its C library /lib" in out and "--force glibc)" in out
+    assert host.hosts[0].tree() == before
+    code, out, err = deploy(host, build, "--no-bootloader", force=())
+    assert code == 0, out + err
+    assert "note: its C library" in out
+
+
+def test_root_disk_and_its_drivers_are_found(host: Hosts, build: Path) -> None:
+    node = host.hosts[0]
+    number = int(host.ssh(node, "stat -c %d /").stdout)
+    part = node.path("/sys/block/sda/sda3")
+    part.mkdir(parents=True)
+    (part / "dev").write_text(f"{os.major(number)}:{os.minor(number)}\n")
+    disk = node.path("/sys/devices/pci0000:00/0000:00:1f.1/host0/target0:0:0/0:0:0:0")
+    disk.mkdir(parents=True)
+    (disk / "driver").symlink_to("/sys/bus/scsi/drivers/sd")
+    (disk.parents[2] / "driver").symlink_to("/sys/bus/pci/drivers/pata_via")
+    node.path("/sys/block/sda/device").symlink_to(
+        "../../devices/pci0000:00/0000:00:1f.1/host0/target0:0:0/0:0:0:0"
+    )
+    menu = node.path(MENU)
+    menu.write_bytes(MENU_LST.replace(b"root=/dev/hda1", b"root=UUID=12-34"))
+    code, out, err = deploy(host, build)
+    assert code == 1, out + err
+    assert "its root disk /dev/sda3 is driven by pata_via" in out
+    host.write(node_extra='root = "/dev/hda3"\n')
+    assert deploy(host, build)[0] == 0
+    assert b" root=/dev/hda3 session_id=7" in menu.read_bytes()
+
+
+def test_stale_menu_beside_grub_2(host: Hosts, build: Path) -> None:
+    host.hosts[0].path("/boot/grub/grub.cfg").write_text("menuentry x {}\n")
+    code, out, _ = deploy(host, build)
+    assert code == 1
+    assert "GRUB 2 boots this node and does not read menu.lst" in out
+    assert deploy(host, build, "--no-bootloader")[0] == 0
+
+
+def test_saved_default_out_of_range(host: Hosts, build: Path) -> None:
+    node = host.hosts[0]
+    node.path(MENU).write_bytes(MENU_LST.replace(b"default\t\t0", b"default saved"))
+    node.path("/boot/grub/default").write_bytes(b"3\0\n#\n#\n")
+    code, out, _ = deploy(host, build)
+    assert code == 1
+    assert "the saved default is 3, but the entries are 0 to 2" in out
+    node.path("/boot/grub/default").write_bytes(b"2\0\n#\n#\n")
+    assert deploy(host, build)[0] == 0
+
+
+def test_what_was_in_usr_local_is_kept(host: Hosts, build: Path) -> None:
+    node = host.hosts[0]
+    node.path("/usr/local/bin").mkdir(parents=True, exist_ok=True)
+    node.path("/usr/local/bin/krgadm").write_text("mine\n")
+    node.path("/usr/local/bin/migrate").symlink_to("elsewhere")
+    code, out, err = deploy(host, build)
+    assert code == 0, out + err
+    assert "replace /usr/local/bin/krgadm (" in out and "the old one is kept" in out
+    (kept,) = node.path("/var/backups/krg-provision").glob("*/usr/local/bin")
+    assert (kept / "krgadm").read_text() == "mine\n"
+    assert str((kept / "migrate").readlink()) == "elsewhere"
+    assert node.stages() == []
+
+
+def test_user_and_port_of_the_ssh_configuration_apply(host: Hosts, build: Path) -> None:
+    settings = Path(host.environment()["HOME"]) / ".ssh"
+    settings.mkdir()
+    node = host.hosts[0]
+    (settings / "config").write_text(f"Host {node.address}\n  User user\n  Port 2222\n")
+    code, out, _ = deploy(host, build)
+    assert code == 1
+    assert f"{node.address} port 2222 " in out
+    (settings / "config").write_text(f"Host {node.address}\n  User user\n")
+    assert "sudo" in deploy(host, build)[1]
+    host.write(node_extra='user = "root"\nport = 22\n')
+    assert deploy(host, build)[0] == 0
+
+
+def test_interruption_says_which_nodes_are_done(hosts: Hosts, build: Path) -> None:
+    slow = hosts.hosts[1]
+    on_move(slow, "while [ ! -e /tmp/go ]; do sleep 0.1; done")
+    running = hosts.start(
+        "deploy", "--nodes", str(hosts.cluster), "--artifacts", str(build), *FORCE
+    )
+    done = [hosts.hosts[0], hosts.hosts[2]]
+    try:
+        assert running.stderr is not None
+        said: list[str] = []
+        while sum(": done in " in line for line in said) < len(done):
+            said.append(running.stderr.readline())
+            assert said[-1], said
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+    finally:
+        slow.path("/tmp/go").touch()
+        if running.poll() is None:
+            running.kill()
+            running.communicate()
+    assert running.returncode == 130
+    assert "interrupted: krg[1,3]: done" in err
+    assert "interrupted: krg2: not known to be done; deploy again" in err
+    wait_for("the node to end", lambda: not slow.stages())
+    slow.path("/usr/local/sbin/mv").unlink()
+    assert deploy(hosts, build)[0] == 0
 
 
 def test_file_changed_after_the_plan_skips_the_node(host: Hosts, tmp_path: Path) -> None:
     build = make_build(tmp_path / "large", bulk=24)
     node = host.hosts[0]
-    running = host.start("deploy", "--nodes", str(host.cluster), "--artifacts", str(build))
+    running = host.start("deploy", "--nodes", str(host.cluster), "--artifacts", str(build), *FORCE)
     wait_for("the upload to begin", lambda: list(node.path("/lib/modules").glob(".krg*")))
     with node.path(MENU).open("ab") as menu:
         menu.write(b"# meanwhile\n")

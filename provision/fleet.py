@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The sessions with all nodes of a cluster, worked in a bounded pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import TypeVar
+
+from provision.cluster import Node
+from provision.errors import FailedError, KrgError
+from provision.node import Session
+
+T = TypeVar("T")
+
+
+class Fleet:
+    """The sessions with all nodes.
+
+    :param debug: an error that is a bug of ours ends everything, with its traceback;
+        otherwise it is one node's failure, and the others go on.
+    """
+
+    def __init__(self, nodes: Sequence[Node], forks: int, *, debug: bool = False) -> None:
+        self._sessions = {node.name: Session(node) for node in nodes}
+        self._pool = ThreadPoolExecutor(max_workers=max(1, min(forks, len(nodes))))
+        self._debug = debug
+
+    def session(self, node: Node) -> Session:
+        """Return the session of a node."""
+        return self._sessions[node.name]
+
+    def close(self) -> None:
+        """End all sessions, so that threads still at work end too."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for session in self._sessions.values():
+            session.close()
+
+    def each(
+        self, nodes: Sequence[Node], work: Callable[[Node], T]
+    ) -> Iterator[tuple[Node, T | KrgError]]:
+        """Yield (node, result) as nodes finish; a node's error is its result."""
+        waiting: dict[Future[T], Node] = {self._pool.submit(work, node): node for node in nodes}
+        for future in as_completed(waiting):
+            result: T | KrgError
+            try:
+                result = future.result()
+            except KrgError as error:
+                result = error
+            except Exception as error:
+                if self._debug:
+                    raise
+                result = FailedError(
+                    f"unexpected error: {type(error).__name__}: {error}",
+                    hint="this is a bug of krg-provision; --debug shows where",
+                )
+            yield waiting[future], result
+
+
+@contextmanager
+def fleet(nodes: Sequence[Node], forks: int, *, debug: bool = False) -> Iterator[Fleet]:
+    """Open a fleet and end all its sessions whatever happens."""
+    made = Fleet(nodes, forks, debug=debug)
+    try:
+        yield made
+    finally:
+        made.close()
