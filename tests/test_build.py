@@ -37,6 +37,18 @@ def gone(pid: int) -> bool:
         return True
 
 
+def come_to(process: subprocess.Popen[str], mark: Path) -> int:
+    """Wait until a build is at the place asked for; return the process that waits there."""
+
+    def there() -> bool:
+        assert process.poll() is None, process.communicate()[1]
+        return mark.exists()
+
+    wait_for(there, "the build never came to the place")
+    (Path.home() / "mini-wait").unlink()
+    return int(mark.read_text())
+
+
 def built(krg: Command, made: mini.Mini, *more: object) -> Path:
     done = krg("build-kernel", *made.options, "--format", "json", *more)
     assert done.returncode == 0, done.stderr
@@ -117,9 +129,9 @@ def test_other_inputs_are_another_build(mini: mini.Mini, krg: Command, tmp_path:
 
 
 def start(made: mini.Mini, mark: Path, stage: str, *more: object) -> subprocess.Popen[str]:
+    (Path.home() / "mini-wait").write_text(f"{stage} {mark}\n")
     return subprocess.Popen(
         [sys.executable, "-m", "provision", "build-kernel", *made.options, *map(str, more)],
-        env={**os.environ, "MINI_WAIT": stage, "MINI_MARK": str(mark)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -136,13 +148,12 @@ def test_interrupted(
     mark = tmp_path / "mark"
     process = start(mini, mark, stage)
     try:
-        wait_for(mark.exists, f"the build never came to {stage}")
+        pid = come_to(process, mark)
         process.send_signal(number)
         _, said = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
-    pid = int(mark.read_text())
     wait_for(lambda: gone(pid), "the compiler goes on")
     # Neither a build nor half of one.
     assert list(paths.builds_dir().iterdir()) == []
@@ -155,10 +166,10 @@ def test_killed_in_the_middle(mini: mini.Mini, krg: Command, tmp_path: Path) -> 
     """What no program can clean up after must not be taken for whole either."""
     mark = tmp_path / "mark"
     process = start(mini, mark, "install")
-    wait_for(mark.exists, "the build never came to install")
+    pid = come_to(process, mark)
     process.kill()
     process.wait()
-    os.kill(int(mark.read_text()), signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     leftovers = list(paths.builds_dir().glob(f"*/{artifacts.MANIFEST}"))
     assert leftovers == []
     directory = built(krg, mini)
@@ -185,12 +196,12 @@ def test_two_at_once(mini: mini.Mini, krg: Command, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     first = start(mini, mark, "modules")
     try:
-        wait_for(mark.exists, "the build never came to the modules")
+        pid = come_to(first, mark)
         second = krg("build-kernel", *mini.options)
         assert second.returncode == 1 and "another build" in one_error(second)
         elsewhere = krg("build-kernel", *mini.options, "--work-dir", tmp_path / "elsewhere")
         assert elsewhere.returncode == 1 and "another build" in one_error(elsewhere)
-        assert not gone(int(mark.read_text()))
+        assert not gone(pid)
     finally:
         first.send_signal(signal.SIGINT)
         first.communicate(timeout=LIMIT)
@@ -201,7 +212,7 @@ def test_two_into_one_place(mini: mini.Mini, krg: Command, tmp_path: Path) -> No
     mark = tmp_path / "mark"
     first = start(mini, mark, "modules", "-o", tmp_path / "out")
     try:
-        wait_for(mark.exists, "the build never came to the modules")
+        come_to(first, mark)
         done = krg("build-kernel", *mini.options, "-o", tmp_path / "out", "--set", "KEYS=n",
                    "--set", "BUFFERS=5")  # fmt: skip
         assert done.returncode == 1 and "another build" in one_error(done)

@@ -17,7 +17,7 @@ import pytest
 
 from kconfig import generate, policy, tree
 from provision import artifacts, configure, fixup, release, sources, unpack
-from provision.errors import FailedError, InputError
+from provision.errors import FailedError, InputError, MissingError
 from provision.paths import builds_dir, cache_dir, sources_dir
 
 pytestmark = pytest.mark.sources
@@ -34,13 +34,13 @@ FACTS = {"gcc": "12.2.0", "binutils": "2.40", "make": "4.3", "kernel": "2.6.20"}
 @pytest.fixture(scope="session", autouse=True)
 def archives() -> Mapping[str, sources.Source]:
     """The two archives, verified; without them the tests here are skipped."""
-    lacks = [a.files[0] for a, path in sources.list_local(RELEASE, SOURCES) if path is None]
-    if lacks:
+    try:
+        return sources.sources_of(RELEASE, SOURCES, download=False)
+    except MissingError as error:
         pytest.skip(
-            f"{SOURCES} lacks {', '.join(lacks)}; enable with: krg-provision fetch "
+            f"{error.message}; enable with: krg-provision fetch "
             "(or name another directory in KRG_TEST_SOURCES)"
         )
-    return sources.sources_of(RELEASE, SOURCES, download=False)
 
 
 @pytest.fixture(scope="session")

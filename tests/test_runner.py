@@ -274,7 +274,8 @@ def test_interrupted_there(host: sshd.Host, mini: mini.Mini, krg: Command, tmp_p
     mark = tmp_path / "mark"
     # sshd gives its sessions an environment of its own: this is how the tree hears of it.
     text = mini.release.read_text()
-    wait = f'["sh", "-c", "MINI_WAIT=x MINI_MARK={mark} sh scripts/wait.sh x"],\n    ["make"'
+    (tmp_path / "far/mini-wait").write_text(f"x {mark}\n")
+    wait = '["sh", "scripts/wait.sh", "x"],\n    ["make"'
     mini.release.write_text(text.replace('["make"', wait, 1))
     process = subprocess.Popen(
         [sys.executable, "-m", "provision", "build-kernel", *mini.options,

@@ -55,12 +55,16 @@ TIERS = (
 def missing_sources() -> str:
     """Say what the source cache lacks, and how to get it; empty when it lacks nothing."""
     sys.path.insert(0, str(ROOT))
-    from provision import release, sources
+    from provision import release
     from provision.paths import sources_dir
 
     place = Path(os.environ.get("KRG_TEST_SOURCES") or sources_dir())
     wanted = release.load(release.DEFAULT)
-    lacks = [a.files[0] for a, path in sources.list_local(wanted, place) if path is None]
+    lacks = [
+        archive.files[0]
+        for archive in wanted.archives.values()
+        if not any((place / name).is_file() for name in archive.files)
+    ]
     if not lacks:
         return ""
     return f"{place} lacks {', '.join(lacks)}; get it: krg-provision fetch"
