@@ -12,6 +12,8 @@ from typing import Any
 SYMBOL = re.compile(r"[A-Za-z0-9_]+")
 _TERM = re.compile(r"(!?)([A-Za-z0-9_]+|[a-z]+\.[A-Za-z0-9_.-]+)(?:(!?=)(.*))?", re.DOTALL)
 _TRISTATE = ("y", "m", "n")
+# This fact says that the command line is known: a parameter not there is not given.
+CMDLINE = "cmdline.known"
 _FORMS = ("not", "string", "like", "min", "max")
 
 
@@ -158,6 +160,8 @@ class Term:
         """Tell whether it holds; None when it is about a fact that is not known."""
         if "." in self.name:
             known = facts.get(self.name)
+            if known is None and self.name.startswith("cmdline.") and CMDLINE in facts:
+                known = "n"
             if known is None:
                 return None
         else:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kconfig.condition import CMDLINE
 from kconfig.drivers import Device, symbols_for
 from kconfig.errors import KconfigError
 from kconfig.finding import Finding
@@ -56,7 +57,7 @@ class NodeFacts(NamedTuple):
 
 def cmdline_facts(text: str) -> dict[str, str]:
     """Return a fact for each parameter of a kernel command line; the last one counts."""
-    facts = {}
+    facts = {CMDLINE: "yes"}
     for word in text.split()[:1000]:
         name, found, value = word.partition("=")
         if _NAME.fullmatch(name):

@@ -21,11 +21,12 @@ _ROOMS = (
 _ANY = -1
 _MOST_BYTES = 4 << 20
 _DEFINE = re.compile(
-    r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(0[xX][0-9a-fA-F]+|\d+|\w+)[ \t]*$", re.M
+    r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+\(?(0[xX][0-9a-fA-F]+|\d+|\w+)\)?[ \t]*$", re.M
 )
 _MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)\(([\w, \t]*)\)((?:.*\\\n)*.*)$", re.M)
 _TABLE = re.compile(r"(?:struct[ \t]+pci_device_id|DEFINE_PCI_DEVICE_TABLE\()[^;={]{0,200}=\s*\{")
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([\w-][\w./-]*)"', re.M)
 _CALL = re.compile(r"(\w+)\s*\(([^()]*)\)")
 _RULE = re.compile(r"^([\w.-]+)-(?:\$\(CONFIG_(\w+)\)|(y|m|objs))[ \t]*[:+]?=[ \t]*(.*)$", re.M)
 
@@ -66,9 +67,10 @@ class Entry(NamedTuple):
         )  # fmt: skip
         if any(a not in (_ANY, b) and b != _ANY for a, b in pairs):
             return False
-        if self.mask == 0 or device.pci_class == _ANY:
-            return (self.vendor, self.device) != (_ANY, _ANY) or self.mask == 0
-        return (self.pci_class ^ device.pci_class) & self.mask == 0
+        if self.mask and device.pci_class != _ANY:
+            return (self.pci_class ^ device.pci_class) & self.mask == 0
+        # A line that names neither a device nor a class is one that was not understood.
+        return (self.vendor, self.device) != (_ANY, _ANY)
 
 
 def symbols_for(tree: Path, devices: Iterable[Device]) -> Mapping[Device, frozenset[str]]:
@@ -142,8 +144,7 @@ def _number(text: str, constants: Mapping[str, int]) -> int | None:
 
 def _entries(path: Path, text: str, constants: Mapping[str, int]) -> Iterator[Entry]:
     text = _COMMENT.sub(" ", text)
-    headers = [_text(path.parent / name) for name in re.findall(r'#\s*include\s+"([\w.-]+)"', text)]
-    everything = "\n".join([*headers, text])
+    everything = "\n".join([*_headers(path.parent, text, 3), text])
     known = {**constants, **_constants(everything)}
     macros = {
         name: ([word.strip() for word in words.split(",")], body.replace("\\\n", " "))
@@ -154,6 +155,14 @@ def _entries(path: Path, text: str, constants: Mapping[str, int]) -> Iterator[En
             made = _entry(_expanded(entry, macros), known)
             if made is not None:
                 yield made
+
+
+def _headers(directory: Path, text: str, depth: int) -> Iterator[str]:
+    """Return the driver's own headers, those included by them first."""
+    for name in _INCLUDE.findall(text) if depth else ():
+        header = _text(directory / name)
+        yield from _headers(directory, header, depth - 1)
+        yield header
 
 
 def _braced(text: str, start: int) -> Iterator[str]:

@@ -340,7 +340,10 @@ def applicable(
 
 
 def for_kernel(version: Version | None) -> list[Policy]:
-    """Return the shipped policies made for a kernel; of an unknown one, the default release's."""
+    """Return the shipped policies made for a kernel, else what any kernel needs to boot.
+
+    A file that does not say its kernel is taken for one of the default release.
+    """
     if version is None:
         return [load("kerrighed-2.4.4")]
-    return [one for one in map(load, names()) if one.kernel == version]
+    return [one for one in map(load, names()) if one.kernel == version] or [load("boot")]

@@ -20,6 +20,7 @@ from kconfig.finding import Finding
 from provision.errors import InputError
 
 if TYPE_CHECKING:
+    from kconfig.diff import Change
     from kconfig.drivers import Device
     from kconfig.lint_tree import Trees
 
@@ -199,6 +200,10 @@ class _Checker:
         findings = lint.lint(subject, policies)
         if options.tree is not None:
             findings += self._in_tree(subject)
+        elif options.devices:
+            from kconfig import crosscheck
+
+            findings.append(crosscheck.unchecked(subject, options.devices))
         return findings
 
     def _in_tree(self, subject: lint.Subject) -> list[Finding]:
@@ -215,3 +220,23 @@ class _Checker:
         if arch not in self._trees:
             self._trees[arch] = lint_tree.load(tree, arch, self._options.other_tree)
         return found + lint_tree.lint(subject, self._trees[arch])
+
+
+def differences(
+    before: str, after: str, tree: Path | None, arch: str, policies: Sequence[str]
+) -> list[Change]:
+    """Return the changes between two configurations; InputError when one cannot be read."""
+    from kconfig import diff
+
+    try:
+        a, b = config_source.read(before), config_source.read(after)
+        version = b.version or a.version
+        if policies:
+            chosen = [policy.load(name) for name in policies if name != "none"]
+            policy.check_together(rule for one in chosen for rule in one.rules)
+        else:
+            chosen = policy.for_kernel(version)
+        menus = diff.menus_of(tree, arch or b.arch) if tree else None
+        return diff.diff(a, b, chosen, version=version, arch=arch or b.arch, menus=menus)
+    except KconfigError as error:
+        raise InputError(str(error)) from error

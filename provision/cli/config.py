@@ -183,3 +183,44 @@ def lint(
         raise click.exceptions.Exit(2)
     if report.failed:
         raise click.exceptions.Exit(1)
+
+
+@config.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--tree", type=_PATH, metavar="DIR", help="A kernel tree: groups by its menus.")
+@click.option("--arch", default="", metavar="A", help="[default: what B says]")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="P",
+    help="Whose rules to mark.  [default: the one for B's kernel; none for none]",
+)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+def diff(
+    *,
+    before: str,
+    after: str,
+    tree: Path | None,
+    arch: str,
+    policies: tuple[str, ...],
+    form: str,
+) -> None:
+    """Show what differs between two configurations, and what matters to a policy.
+
+    A and B are what lint takes: files, compressed or not, -, kernels with IKCONFIG.
+    Exit code: 0 they are the same, 1 they differ, 2 bad input.
+
+    \b
+    Examples:
+      krg-provision config diff /boot/config-2.6.20 .config
+      krg-provision config diff --tree ~/linux-2.6.20 old.config bzImage
+    """
+    from kconfig import diff as differ
+    from provision import lint as steps
+
+    changes = steps.differences(before, after, tree, arch, policies)
+    click.echo(differ.as_json(changes) if form == "json" else differ.as_text(changes), nl=False)
+    if changes:
+        raise click.exceptions.Exit(1)
