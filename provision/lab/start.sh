@@ -7,14 +7,17 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 say() { echo "lab: $*"; }
 fail() { say "FAILED: $*"; exit 1; }
 
-node= session=
+node='' session=''
+# shellcheck disable=SC2013 # words are what is meant
 for word in $(cat /proc/cmdline); do
 	case $word in
 	node_id=*) node=${word#*=} ;;
 	session_id=*) session=${word#*=} ;;
 	esac
 done
-[ -n "$node" ] && [ -n "$session" ] || fail "no node_id= and session_id= on the kernel's command line"
+if [ -z "$node" ] || [ -z "$session" ]; then
+	fail "no node_id= and session_id= on the kernel's command line"
+fi
 
 hostname "node$node"
 ifconfig lo 127.0.0.1 up
