@@ -118,6 +118,15 @@ def _device(line: str) -> Device | None:
     return None
 
 
+def unchecked(subject: Subject, found: Sequence[Device]) -> Finding:
+    """Return the finding that devices are known, and no tree with their drivers."""
+    return Finding(
+        "node/devices", "info", "", f"{len(found)} devices not checked", "",
+        "which driver a device needs is in the sources of the kernel", "", "say --tree",
+        subject.config.name, 0,
+    )  # fmt: skip
+
+
 def devices(subject: Subject, tree: Path, found: Sequence[Device]) -> list[Finding]:
     """Return a finding for each disk controller and network card without a driver.
 

@@ -162,7 +162,10 @@ def parse(text: str, where: str, *, _chain: tuple[str, ...] = ()) -> Policy:
     kernel = _version(raw, "kernel", where)
     inherited: dict[str, Rule] = {}
     for other in _texts(raw.get("extends", []), "extends", where):
-        extended = _load(other, _chain or (where,), Path(where).parent)
+        try:
+            extended = _load(other, _chain or (where,), Path(where).parent)
+        except KconfigError as error:
+            raise KconfigError(f"{where}: extends {other[:60]}: {error}") from error
         kernel = kernel or extended.kernel
         for rule in extended.rules:
             if rule.id in inherited and inherited[rule.id] != rule:
