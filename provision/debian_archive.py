@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 import re
 import shlex
 import tempfile
@@ -22,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from provision.artifacts import digest
+from provision.atomic import write_text
 from provision.console import say
 from provision.errors import FailedError, InputError, MissingError
 from provision.runner import LocalRunner, Result
@@ -214,8 +215,8 @@ class DebianArchive:
         for directory in ("state/lists/partial", "cache/archives/partial"):
             (self._root / directory).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
-        _write(self._root / "debian.sources", sources)
-        _write(self._config, self._configuration())
+        write_text(self._root / "debian.sources", sources)
+        write_text(self._config, self._configuration())
         self._update(hashlib.sha256(sources.encode()).hexdigest())
         self._fresh = True
 
@@ -258,7 +259,7 @@ class DebianArchive:
             if not any((self._root / "state/lists").glob("*_Packages*")):
                 raise self._unreachable(result)
             say(f"warning: {_complaint(result)}; going on with the other and older indexes")
-        _write(stamp, key)
+        write_text(stamp, key)
 
     def _apt(self, tool: str, *argv: str, cwd: Path | None = None) -> Result:
         env: Mapping[str, str] = {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
@@ -285,14 +286,14 @@ class DebianArchive:
     def _download(self, package: str, sha256: str) -> Path:
         """Return the package's file, from an earlier download if its digest is right."""
         for deb in self._files.glob(f"{package}_*.deb"):
-            if _digest(deb) == sha256:
+            if digest(deb) == sha256:
                 return deb
             deb.unlink()
         result = self._apt("apt-get", "download", package, cwd=self._files)
         found = list(self._files.glob(f"{package}_*.deb"))
         if not result.ok or len(found) != 1:
             raise self._unreachable(result)
-        if _digest(found[0]) != sha256:
+        if digest(found[0]) != sha256:
             found[0].unlink()
             raise FailedError(f"{package}: the archive gave a file with another digest")
         return found[0]
@@ -333,14 +334,3 @@ def _complaint(result: Result) -> str:
     lines = [line.strip() for line in result.output.splitlines() if line.strip()]
     marked: Sequence[str] = [line for line in lines if line.startswith(("E:", "Err:"))]
     return (marked or lines[-1:] or ["no output"])[0]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)

@@ -18,6 +18,7 @@ import uuid
 from pathlib import Path
 
 from provision.artifacts import Artifacts
+from provision.atomic import write_text
 from provision.console import say
 from provision.errors import FailedError, MissingError
 from provision.lab import qemu, state
@@ -59,9 +60,7 @@ def _proven(artifacts: Artifacts, image: Path) -> bool:
         say("trying whether this kernel boots with KVM")
         answer = _boots(artifacts, image)
         say("KVM boots it" if answer else "KVM does not boot it: going on with emulation")
-        temporary = memo.with_name(f".{memo.name}.{os.getpid()}")
-        temporary.write_text("yes\n" if answer else "no\n", "ascii")
-        temporary.replace(memo)
+        write_text(memo, "yes\n" if answer else "no\n")
     return memo.read_text("ascii") == "yes\n"
 
 

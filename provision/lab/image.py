@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 from pathlib import Path
 from typing import cast
 
 from provision.artifacts import Artifacts
+from provision.atomic import write_bytes
 from provision.data import data_dir
 from provision.errors import InputError
 from provision.lab.cpio import Tree, character, directory, link, pack, regular
@@ -55,12 +55,7 @@ def initramfs(artifacts: Artifacts) -> Path:
     key = hashlib.sha256(content).hexdigest()[:16]
     target = cache_dir() / "lab" / f"initramfs-{key}.cpio.gz"
     if not target.is_file():
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(gzip.compress(content, 6, mtime=0))
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_bytes(target, gzip.compress(content, 6, mtime=0))
     return target
 
 

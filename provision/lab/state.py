@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision.atomic import write_text
 from provision.errors import FailedError, InputError
 from provision.paths import labs_dir
 
@@ -104,9 +105,7 @@ def checked_name(name: str) -> str:
 def save(lab: Lab) -> None:
     """Write lab.json atomically."""
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(lab)}, indent=1) + "\n"
-    temporary = lab.directory / (STATE + ".new")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(lab.directory / STATE)
+    write_text(lab.directory / STATE, text)
 
 
 def load(name: str) -> Lab | None:
