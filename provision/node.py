@@ -117,21 +117,33 @@ def check_access(nodes: Sequence[Node]) -> None:
 
 
 def _load_known_hosts(load: Callable[[str], None], path: Path) -> None:
-    from paramiko.hostkeys import InvalidHostKey
-    from paramiko.ssh_exception import SSHException
-
+    """Have paramiko read a known_hosts file; InputError names the line it cannot read."""
     try:
         load(str(path))
-    except InvalidHostKey as error:
-        lines = path.read_text("utf-8", "replace").split("\n")
-        found = (n for n, line in enumerate(lines, 1) if line.strip() == str(error.line).strip())
+    except OSError as error:
+        raise InputError(f"known_hosts {path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # of a dozen kinds, from base64 to the libraries of each key
         raise InputError(
-            f"known_hosts {path}:{next(found, '?')}: not a host key: {error.exc}",
+            f"known_hosts {path}:{_broken_line(path)}: not a host key: {error}",
             hint="remove that line; ssh-keyscan gives the key again",
         ) from error
-    except (OSError, SSHException, ValueError) as error:
-        text = getattr(error, "strerror", None) or error
-        raise InputError(f"known_hosts {path}: cannot be read: {text}") from error
+
+
+def _broken_line(path: Path) -> int:
+    from paramiko.hostkeys import HostKeyEntry
+    from paramiko.ssh_exception import SSHException
+
+    number = 0
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            line = raw.decode("utf-8").strip()
+            if line and not line.startswith("#"):
+                HostKeyEntry.from_line(line, number)
+        except SSHException:
+            continue
+        except Exception:
+            return number
+    return number
 
 
 def _policy(node: Node) -> Any:

@@ -44,10 +44,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Pattern:
-    """One line of the table: what it is about, and why."""
+    """One entry of the table: what it is about, why, and the kernel option that makes it good."""
 
     pattern: str
     why: str
+    needs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ def table() -> Table:
     """Return what is known of old kernels, from node_rules.toml beside this file."""
     raw = tomllib.loads(Path(__file__).with_name("node_rules.toml").read_text("utf-8"))
     parts = {
-        name: tuple(Pattern(one["pattern"], one["why"]) for one in raw[name])
+        name: tuple(Pattern(**one) for one in raw[name])
         for name in ("root", "argument", "renamed", "root_fs")
     }
     return Table(command_line_size=raw["command_line_size"], **parts)
 
 
 def find(patterns: tuple[Pattern, ...], word: str) -> Pattern | None:
-    """Return the first line of a table that is about ``word``, or None."""
+    """Return the first entry of a table that is about ``word``, or None."""
     return next((p for p in patterns if re.fullmatch(p.pattern, word)), None)
 
 
@@ -139,7 +140,7 @@ def userland(arch: str, release: str, config: str, facts: Facts) -> Iterator[Ref
             break
     kind = facts.word("rootfs") or ""
     bad = find(table().root_fs, kind)
-    if bad is not None:
+    if bad is not None and (bad.needs is None or f"CONFIG_{bad.needs}=y\n" not in config):
         yield Refusal("root-fs", f"its / is {kind}: {bad.why}", "move / to ext3")
 
 

@@ -179,6 +179,7 @@ def test_kernel_release_from_outside_is_checked(tmp_path: Path) -> None:
         (MENU_LST, {"rootfs": "ext4"}, "--force root-fs"),
         (MENU_LST, {"rootfs": "btrfs"}, "its / is btrfs"),
         (MENU_LST, {"rootfs": "ext3"}, None),
+        (MENU_LST, {"rootfs": "ext2"}, "its / is ext2: the kernel was built without it"),
         (b"timeout 5\n", {}, "no entry with a kernel line"),
         (MENU_LST, {"uid": "1000"}, "not root's"),
         (MENU_LST, {"machine": "i686"}, "32-bit"),
@@ -188,7 +189,7 @@ def test_kernel_release_from_outside_is_checked(tmp_path: Path) -> None:
 def test_nodes_that_are_refused(
     tmp_path: Path, menu: bytes, words: dict[str, str], says: str | None
 ) -> None:
-    target = make_target(tmp_path / "b")
+    target = make_target(tmp_path / "b", config="CONFIG_KRG_AUTONODEID=y\nCONFIG_EXT3_FS=y\n")
     made = make_plan(target, target.cluster.nodes[0], some_facts(menu, **words))
     if says is None:
         assert not made.problems and not made.empty

@@ -366,7 +366,12 @@ def test_what_was_in_usr_local_is_kept(host: Hosts, build: Path) -> None:
     assert node.stages() == []
 
 
-def test_user_and_port_of_the_ssh_configuration_apply(host: Hosts, build: Path) -> None:
+def test_user_and_port_of_the_ssh_configuration_apply(
+    host: Hosts, build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where nothing is said it is root, not the person at this machine.
+    monkeypatch.setenv("LOGNAME", "nobody")
+    assert deploy(host, build, "--no-bootloader")[0] == 0
     settings = Path(host.environment()["HOME"]) / ".ssh"
     settings.mkdir()
     node = host.hosts[0]
@@ -375,6 +380,9 @@ def test_user_and_port_of_the_ssh_configuration_apply(host: Hosts, build: Path) 
     assert code == 1
     assert f"{node.address} port 2222 " in out
     (settings / "config").write_text(f"Host {node.address}\n  User user\n")
+    (settings / "known_hosts").write_text("# mine\n10.0.0.1 ssh-rsa AAAAB3NzaC1yc!\n")
+    assert "/.ssh/known_hosts:2: not a host key" in deploy(host, build)[1]
+    (settings / "known_hosts").unlink()
     assert "sudo" in deploy(host, build)[1]
     host.write(node_extra='user = "root"\nport = 22\n')
     assert deploy(host, build)[0] == 0
