@@ -109,12 +109,20 @@ OWN_READING = Rule(
     "reading",
     until=(2, 6, 37),
 )
+SHELL = Rule("shell", "Kconfig files run commands while they are read", "shell", since=(4, 18, 0))
 LISTED_CHOICES = Rule(
     "listed-choices",
     "choices are bool; of several members set to y the last is taken; a default set to n is "
     "passed over",
     "values",
     since=(6, 10, 0),
+)
+ZERO_NUMBERS = Rule(
+    "zero-numbers",
+    "a number without a default is 0; out of its range it becomes the nearest bound, as the "
+    "Kconfig file spells it, also when the user gave it",
+    "values",
+    since=(6, 9, 0),
 )
 
 RULES = tuple(value for value in globals().values() if isinstance(value, Rule))

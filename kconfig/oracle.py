@@ -75,6 +75,7 @@ class Oracle:
             **trees.settings(self.tree, self.arch),
             "KCONFIG_NOTIMESTAMP": "1",
             "LC_ALL": "C",
+            "KRG_ANSWERS": str(self.scratch.parent / "answers"),
         }
         done = subprocess.run(
             [str(self.program), *options, trees.start(self.tree, self.arch)],
@@ -109,6 +110,7 @@ def build(tree: Path, arch: str, scratch: Path) -> Oracle:
     work = scratch / "program"
     shutil.copytree(tree / "scripts/kconfig", work)
     (work / "home").mkdir()
+    (work / "answers").mkdir()
     for shipped in work.glob("*_shipped"):
         shutil.copyfile(shipped, str(shipped).removesuffix("_shipped"))
     include = [f"-I{tree / 'scripts/include'}"] if (tree / "scripts/include").is_dir() else []
@@ -119,6 +121,9 @@ def build(tree: Path, arch: str, scratch: Path) -> Oracle:
         _tool(work, "bison", "-o", "parser.tab.c", "--defines=parser.tab.h", "-t", "-l", "parser.y")
         names = [f"{name}.c" for name in _COMMON if (work / f"{name}.c").exists()]
         sources = ["conf.c", "lexer.lex.c", "parser.tab.c", *names]
+        if "preprocess.c" in names:
+            once = Path(__file__).with_name("popen_once.c")
+            sources += ["-Dpopen=popen_once", "-Dpclose=pclose_once", str(once)]
     options = ["-w", "-O1", "-D_GNU_SOURCE", "-I.", *include]
     _tool(work, "gcc", *options, "-o", "conf", *sources)
     return Oracle(tree, arch, work / "conf", work / "home")

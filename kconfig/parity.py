@@ -65,31 +65,34 @@ def cases(
     given = scratch / "given"
     saves = kconf.version >= (2, 6, 36)
 
-    def old(row: str, name: str, text: str) -> Iterator[Case]:
+    def old(row: str, name: str, text: str, theirs: str) -> Iterator[Case]:
         given.write_text(text, "latin-1")
-        theirs = judge.oldconfig(text)
         yield Case(row, name, text, theirs, targets.oldconfig(kconf, given))
         if saves:
             ours = targets.savedefconfig(kconf)
             yield Case("savedefconfig", name, text, judge.savedefconfig(theirs), ours)
 
     for path in defconfigs(judge.tree, judge.arch):
-        theirs = judge.defconfig(path)
         text = path.read_text("latin-1")
-        yield Case("defconfig", path.name, text, theirs, targets.defconfig(kconf, path))
-        yield from old("oldconfig", path.name, text)
+        ours = targets.defconfig(kconf, path)
+        yield Case("defconfig", path.name, text, judge.defconfig(path), ours)
+        yield from old("oldconfig", path.name, text, judge.oldconfig(text))
     for answer, row in (("n", "allnoconfig"), ("m", "allmodconfig"), ("y", "allyesconfig")):
         theirs = judge.allconfig(answer)
         yield Case(row, row, "", theirs, targets.allconfig(kconf, answer))
-        yield from old("oldconfig", row, theirs)
+        yield from old("oldconfig", row, theirs, judge.oldconfig(theirs))
     for number in range(count):
-        dice = random.Random(f"{seed}/{number}")  # noqa: S311 # a repeatable choice, no secret
+        name = f"random {number}"
+        dice = random.Random(f"{seed}/{number}")  # noqa: S311 # repeatable, no secret
         text = random_config(kconf, dice)
-        yield from old("random", f"random {number}", text)
         whole = judge.oldconfig(text)
-        yield from old("random again", f"random {number} again", whole)
-        yield from old("a tenth dropped", f"random {number} dropped", dropped(whole, dice))
-        yield from old("a tenth flipped", f"random {number} flipped", flipped(whole, dice))
+        yield from old("random", name, text, whole)
+        for row, changed in (
+            ("random again", whole),
+            ("a tenth dropped", dropped(whole, dice)),
+            ("a tenth flipped", flipped(whole, dice)),
+        ):
+            yield from old(row, f"{name}, {row}", changed, judge.oldconfig(changed))
 
 
 def defconfigs(where: Path, arch: str) -> list[Path]:

@@ -37,6 +37,7 @@ def forget(kconf: kconfiglib.Kconfig, *, known: bool = True) -> None:
         choice.user_value, choice.user_selection = (0 if known else None), None
     kconf.shown_choices.clear()
     kconf.doubted_choices.clear()
+    kconf.turns.clear()
     kconf._invalidate_all()
 
 

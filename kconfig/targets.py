@@ -44,9 +44,10 @@ def allconfig(kconf: kconfiglib.Kconfig, answer: str) -> str:
         walk(kconf, kconf.version, answer)
         return body(kconf, kconf.version)
     level = _LEVELS[answer]
+    listed = dialect.LISTED_CHOICES.holds(kconf.version)
     for symbol in kconf.unique_defined_syms:
-        if symbol.orig_type in (BOOL, TRISTATE):
-            symbol.user_value = level
+        if symbol.orig_type in (BOOL, TRISTATE) and not (listed and symbol.choice is not None):
+            symbol.user_value = 2 if symbol.is_allnoconfig_y else level
     for choice in kconf.unique_choices:
         choice.user_value = level
     kconf._invalidate_all()

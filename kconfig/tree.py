@@ -20,6 +20,7 @@ from typing import Any
 import kconfiglib
 
 from kconfig import dialect, reading
+from kconfig import shell as shells
 from kconfig import values as rules
 from kconfig.bridge import bridge
 from kconfig.errors import KconfigError
@@ -59,14 +60,23 @@ def kernel_version(tree: Path) -> KernelVersion:
 class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no types
     """Kconfiglib, reading through the bridge, with the value rules of the tree's age."""
 
-    def __init__(self, filename: str, version: dialect.Version) -> None:
+    def __init__(self, filename: str, version: dialect.Version, shell: shells.Shell) -> None:
         self.version = version
+        self._shell = shell
         # Choices that were visible once, and choices to be asked again: see kconfig.values
-        # and kconfig.reading.
+        # and kconfig.reading. In which order the members of choices were given values.
         self.shown_choices: set[Any] = set()
         self.doubted_choices: set[Any] = set()
+        self.turns: dict[Any, dict[Any, None]] = {}
         super().__init__(filename, warn=False)
         rules.adopt(self, version)
+
+    def _fn_val(self, args: list[str]) -> str:
+        if args[0] == "shell" and len(args) == 2:
+            return self._shell(args[1])
+        if args[0] == "error-if" and not self._shell.runs:
+            return ""  # it would be about tools that were not asked
+        return str(super()._fn_val(args))
 
     def _build_dep(self) -> None:
         super()._build_dep()
@@ -77,6 +87,8 @@ class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no t
 
     def _load_config(self, filename: str, replace: bool) -> None:
         if not dialect.OWN_READING.holds(self.version):
+            if replace:
+                self.turns.clear()
             super()._load_config(filename, replace)
             return
         if replace:
@@ -121,21 +133,6 @@ def arches(tree: Path) -> list[str]:
 
 # ARCH names of which the top Makefile makes another SRCARCH.
 _SOURCES = {"i386": "x86", "x86_64": "x86"}
-# What the top Makefile hands to Kconfig files that look for the tools' abilities.
-_TOOLS = {
-    "CC": "gcc",
-    "HOSTCC": "gcc",
-    "HOSTCXX": "g++",
-    "LD": "ld",
-    "AR": "ar",
-    "NM": "nm",
-    "OBJCOPY": "objcopy",
-    "STRIP": "strip",
-    "PAHOLE": "pahole",
-    "RUSTC": "rustc",
-    "BINDGEN": "bindgen",
-    "PYTHON3": "python3",
-}
 
 
 def start(tree: Path, arch: str) -> str:
@@ -149,11 +146,12 @@ def _source_arch(tree: Path, arch: str) -> str:
     return arch if (tree / "arch" / arch).is_dir() else _SOURCES.get(arch, arch)
 
 
-def settings(tree: Path, arch: str) -> dict[str, str]:
+def settings(tree: Path, arch: str, *, shell: bool = True) -> dict[str, str]:
     """Return the environment in which the Kconfig files of ``tree`` are read."""
+    numbers = kernel_version(tree).numbers
     version = str(kernel_version(tree))
     return {
-        **{name: os.environ.get(name, tool) for name, tool in _TOOLS.items()},
+        **shells.settings(numbers, shell),
         "srctree": str(tree),
         "ARCH": arch,
         "SRCARCH": _source_arch(tree, arch),
@@ -162,20 +160,25 @@ def settings(tree: Path, arch: str) -> dict[str, str]:
     }
 
 
-def load(tree: Path, arch: str) -> kconfiglib.Kconfig:
+def load(tree: Path, arch: str, *, shell: bool = True) -> kconfiglib.Kconfig:
     """Return the Kconfig symbols of ``tree`` for ``arch``, with no configuration loaded.
 
+    :param shell: kernels from 4.18 on run commands while they are read; False runs none,
+        and takes every ability of the tools asked for as missing. Old trees run nothing.
     :raises KconfigError: not a kernel tree, no such architecture, or a syntax error.
     """
     tree = tree.resolve()
     version = kernel_version(tree)
-    values = settings(tree, arch)
+    values = settings(tree, arch, shell=shell)
     first = start(tree, arch)
     if not (tree / "arch" / values["SRCARCH"]).is_dir() or not (tree / first).is_file():
         known = ", ".join(arches(tree)) or "none"
         raise KconfigError(f"{tree}: cannot be configured for {arch} (it has: {known})")
+    runs = shells.Shell(values) if shell else shells.NoShell()
     with _environment(values):
         try:
-            return _Kconfig(first, version.numbers)
+            return _Kconfig(first, version.numbers, runs)
         except (kconfiglib.KconfigError, OSError, RecursionError) as error:
             raise KconfigError(f"{tree}: {str(error).strip()}") from error
+        finally:
+            runs.close()

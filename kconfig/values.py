@@ -12,17 +12,42 @@ from __future__ import annotations
 from typing import Any
 
 import kconfiglib
-from kconfiglib import AND, BOOL, EQUAL, HEX, INT, NOT, OR, STRING, TRI_TO_STR, TRISTATE, UNEQUAL
+from kconfiglib import (
+    AND,
+    BOOL,
+    EQUAL,
+    HEX,
+    INT,
+    NOT,
+    OR,
+    TRI_TO_STR,
+    TRISTATE,
+    UNEQUAL,
+    expr_value,
+)
 
 from kconfig import dialect
 from kconfig.dialect import Version
 
 _TRUTH = (BOOL, TRISTATE)
 _BASE = {INT: 10, HEX: 16}
+_ZERO = {INT: "0", HEX: "0x0"}
 
 
 def adopt(kconf: kconfiglib.Kconfig, version: Version) -> None:
     """Give the symbols and choices of a freshly loaded tree the classes of its version."""
+    if dialect.WEAK_IMPLY.holds(version):
+        listed = dialect.LISTED_CHOICES.holds(version)
+        zero = dialect.ZERO_NUMBERS.holds(version)
+        for symbol in kconf.unique_defined_syms:
+            if symbol.orig_type in _TRUTH:
+                member = listed and symbol.choice is not None
+                symbol.__class__ = _ListedSymbol if member else _LateSymbol
+            elif symbol.orig_type in _BASE and zero:
+                symbol.__class__ = _ZeroSymbol
+        for choice in kconf.unique_choices if listed else ():
+            choice.__class__ = _ListedChoice
+        return
     if not dialect.WRITES_MORE.holds(version):
         return
     capped = dialect.CAPPED_DEFAULTS.holds(version)
@@ -35,7 +60,7 @@ def adopt(kconf: kconfiglib.Kconfig, version: Version) -> None:
 def truth(expression: Any) -> int:  # noqa: PLR0911 # one for each operator
     """Return the value of an expression where = and != compare text."""
     if expression.__class__ is not tuple:
-        return expression.tri_value  # type: ignore[no-any-return]
+        return int(expression.tri_value)
     operator = expression[0]
     if operator is AND:
         first = truth(expression[1])
@@ -50,7 +75,8 @@ def truth(expression: Any) -> int:  # noqa: PLR0911 # one for each operator
         return 2 * same
     if operator is UNEQUAL:
         return 2 * (not same)
-    return int(kconfiglib.expr_value(expression))
+    value: int = expr_value(expression)
+    return value
 
 
 class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has no types
@@ -207,6 +233,147 @@ class _CappedSymbol(_EarlySymbol):
                     value = truth(default)
                     break
         return self._promoted(max(min(value, visible), selected) if reachable else value)
+
+
+class _LateSymbol(kconfiglib.Symbol):  # type: ignore[misc]
+    """A bool or tristate from 5.7 on."""
+
+    __slots__: tuple[str, ...] = tuple()
+    __class__ = kconfiglib.Symbol
+    _cached_tri_val: int | None
+    _write_to_conf: bool
+
+    @property
+    def tri_value(self) -> int:
+        """0, 1 or 2."""
+        if self._cached_tri_val is None:
+            visible = self.visibility
+            self._write_to_conf = visible != 0
+            if self.choice is None:
+                self._cached_tri_val = self._truth(visible)
+            elif visible == 2:
+                self._cached_tri_val = 2 if self.choice.selection is self else 0
+            else:
+                self._cached_tri_val = 1 if visible and self.user_value else 0
+        return self._cached_tri_val
+
+    def _truth(self, visible: int) -> int:
+        value = 0
+        if visible and self.user_value is not None:
+            value = min(self.user_value, visible)
+        else:
+            for default, condition in self.defaults:
+                level = expr_value(condition)
+                if level:
+                    value = min(expr_value(default), level)
+                    break
+            if value:
+                self._write_to_conf = True
+            implied = self._promoted(expr_value(self.weak_rev_dep))
+            if implied:
+                self._write_to_conf = True
+                met = self._promoted(expr_value(self.direct_dep))
+                value = min(max(value, implied), met)
+        selected = expr_value(self.rev_dep)
+        if selected:
+            self._write_to_conf = True
+        return self._promoted(max(value, selected))
+
+    def _promoted(self, value: int) -> int:
+        return 2 if value == 1 and self.type is BOOL else value
+
+
+class _ListedSymbol(_LateSymbol):
+    """A member of a choice from 6.10 on."""
+
+    __slots__: tuple[str, ...] = tuple()
+    __class__ = kconfiglib.Symbol
+
+    def set_value(self, value: Any) -> bool:
+        """Give a value; the choice looks at the member given one last first."""
+        done = bool(kconfiglib.Symbol.set_value(self, value))
+        if done:
+            turns = self.kconfig.turns.setdefault(self.choice, {})
+            turns.pop(self, None)
+            turns[self] = None
+            self.choice._rec_invalidate()
+        return done
+
+
+class _ListedChoice(kconfiglib.Choice):  # type: ignore[misc]
+    """A choice from 6.10 on: always bool, there when its dependencies are met."""
+
+    __slots__: tuple[str, ...] = tuple()
+    __class__ = kconfiglib.Choice
+
+    @property
+    def tri_value(self) -> int:
+        """What its members can be."""
+        # Kconfiglib lets changes reach only what has looked at its visibility.
+        self.visibility  # noqa: B018
+        return int(expr_value(self.direct_dep))
+
+    def _selection(self) -> Any:
+        turns = [s for s in reversed(self.kconfig.turns.get(self, {})) if s.user_value is not None]
+        order = [*turns, *(s for s in self.syms if s not in turns)]
+        shown = [s for s in order if s.visibility]
+        for symbol in shown:
+            if symbol.user_value == 2:
+                return symbol
+        default = self._selection_from_defaults()
+        if default is not None and default.user_value != 0:
+            return default
+        for symbol in self.syms:
+            if symbol.visibility and symbol.user_value is None:
+                return symbol
+        return shown[-1] if shown else None
+
+
+class _ZeroSymbol(kconfiglib.Symbol):  # type: ignore[misc]
+    """A number from 6.9 on."""
+
+    __slots__: tuple[str, ...] = tuple()
+    __class__ = kconfiglib.Symbol
+    _cached_str_val: str | None
+    _write_to_conf: bool
+
+    @property
+    def str_value(self) -> str:
+        """The value as text."""
+        if self._cached_str_val is None:
+            visible = self.visibility
+            self._write_to_conf = visible != 0
+            self._cached_str_val = self._in_range(self._text(visible))
+            if self.env_var is not None:
+                self._write_to_conf = False
+        return self._cached_str_val
+
+    def _text(self, visible: int) -> str:
+        if visible and self.user_value is not None:
+            return str(self.user_value)
+        text = _ZERO[self.orig_type]
+        for default, condition in self.defaults:
+            if expr_value(condition):
+                self._write_to_conf = True
+                text = str(default.str_value)
+                break
+        return text
+
+    def _in_range(self, text: str) -> str:
+        base = _BASE[self.orig_type]
+        value = number(text, base)
+        for low, high, condition in self.ranges:
+            if expr_value(condition):
+                if value < number(low.str_value, base):
+                    return str(low.str_value)
+                if value > number(high.str_value, base):
+                    return str(high.str_value)
+                break
+        return text
+
+    def _str_default(self) -> str:
+        """Return what savedefconfig takes for the default."""
+        return str(kconfiglib.Symbol._str_default(self)) or _ZERO[self.orig_type]
 
 
 class _EarlyChoice(kconfiglib.Choice):  # type: ignore[misc]
