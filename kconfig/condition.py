@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 SYMBOL = re.compile(r"[A-Za-z0-9_]+")
 _TERM = re.compile(r"(!?)([A-Za-z0-9_]+|[a-z]+\.[A-Za-z0-9_.-]+)(?:(!?=)(.*))?", re.DOTALL)
@@ -17,8 +15,8 @@ CMDLINE = "cmdline.known"
 _FORMS = ("not", "string", "like", "min", "max")
 
 
-@dataclass(frozen=True)
-class Want:
+# Named tuples: a linter starts often, and dataclasses take milliseconds to make.
+class Want(NamedTuple):
     """The values a rule accepts: some listed, all but some, a range, or a shell pattern."""
 
     values: tuple[str, ...] = ()
@@ -34,6 +32,8 @@ class Want:
         if self.forbidden:
             return not any(_same(value, wrong) for wrong in self.forbidden)
         if self.like is not None:
+            import fnmatch
+
             return fnmatch.fnmatchcase(value, self.like)
         number = _number(value)
         if number is None:
@@ -148,8 +148,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """One condition: a symbol, or a fact (with a dot in its name), compared with values."""
 
     name: str

@@ -27,16 +27,6 @@ _VALUE = re.compile(r"CONFIG_([A-Za-z0-9_]+)=(.*)", re.DOTALL)
 _UNSET = re.compile(r"# CONFIG_([A-Za-z0-9_]+) is not set")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _NUMBER = re.compile(r"-?[0-9]+|0[xX][0-9a-fA-F]+|[0-9][0-9a-fA-F]*")
-_NEAR_UNSET = re.compile(
-    r"[ \t]{0,80}#{0,9}[ \t]{0,80}CONFIG_([A-Za-z0-9_]+)"
-    r"[ \t]{1,9}(?:is[ \t]{1,9})?not[ \t]{1,9}set",
-    re.IGNORECASE,
-)
-_NEAR_VALUE = re.compile(
-    r"[ \t]{0,80}(export[ \t]{1,9})?(CONFIG_)?([A-Za-z][A-Za-z0-9_]*|[0-9][A-Za-z0-9_]*[A-Za-z_]"
-    r"[A-Za-z0-9_]*)[ \t]{0,80}(?:=|:=)[ \t]{0,80}(.*)",
-    re.IGNORECASE | re.DOTALL,
-)
 _COMMENTED = re.compile(r"#+[ \t]{0,80}CONFIG_([A-Za-z0-9_]+)=(.*)", re.DOTALL)
 _IGNORE = re.compile(r"#[ \t]*krg-lint:[ \t]*(\S*)[ \t]*(\S*)[ \t]*(.*)")
 _HEADERS = (
@@ -44,6 +34,15 @@ _HEADERS = (
     re.compile(r"# Linux kernel version: ()(\d+)\.(\d+)(?:\.(\d+))?(\S*)"),
     re.compile(r"# Linux/(\w+) (\d+)\.(\d+)(?:\.(\d+))?(\S*) Kernel Configuration"),
     re.compile(r"# Linux ()(\d+)\.(\d+)(?:\.(\d+))?(\S*) for (\w+)"),
+)
+# Made when the first odd line is met: repeats with bounds take milliseconds to compile.
+_NEAR_UNSET = (
+    r"[ \t]{0,80}#{0,9}[ \t]{0,80}CONFIG_([A-Za-z0-9_]+)"
+    r"[ \t]{1,9}(?:is[ \t]{1,9})?not[ \t]{1,9}set"
+)
+_NEAR_VALUE = (
+    r"[ \t]{0,80}(export[ \t]{1,9})?(CONFIG_)?([A-Za-z][A-Za-z0-9_]*|[0-9][A-Za-z0-9_]*[A-Za-z_]"
+    r"[A-Za-z0-9_]*)[ \t]{0,80}(?:=|:=)[ \t]{0,80}(.*)"
 )
 _WORDS = {"yes": "y", "true": "y", "on": "y", "no": "n", "false": "n", "off": "n"}
 # Looked for in this many first lines.
@@ -218,11 +217,15 @@ class _Reader:
         self.problem(number, symbol, _short(value) or "empty", why, fix)
 
     def comment(self, number: int, line: str, bare: str) -> None:
-        match = _IGNORE.match(bare)
+        match = _IGNORE.match(bare) if "krg-lint" in bare else None
         if match:
             self.directive(number, bare, *match.groups())
             return
-        near = _NEAR_UNSET.match(line)
+        if "CONFIG_" not in bare.upper():
+            if number <= _HEADER_LINES and self.version is None and bare.startswith("# Linux"):
+                self.header(bare)
+            return
+        near = re.compile(_NEAR_UNSET, re.IGNORECASE).match(line)
         if near:
             self.hopeful = True
             self.problem(
@@ -238,8 +241,6 @@ class _Reader:
                 "a comment: the symbol gets its default, which need not be n",
                 f"# CONFIG_{commented[1]} is not set, to turn it off", "info",
             )  # fmt: skip
-        elif number <= _HEADER_LINES and self.version is None and bare.startswith("# Linux"):
-            self.header(bare)
 
     def header(self, bare: str) -> None:
         for pattern in _HEADERS:
@@ -259,7 +260,7 @@ class _Reader:
         )  # fmt: skip
 
     def other(self, number: int, line: str, bare: str) -> None:
-        near = _NEAR_UNSET.match(line)
+        near = re.compile(_NEAR_UNSET, re.IGNORECASE).match(line)
         if near:
             self.hopeful = True
             self.problem(
@@ -267,7 +268,7 @@ class _Reader:
                 f"# CONFIG_{near[1]} is not set",
             )  # fmt: skip
             return
-        near = _NEAR_VALUE.fullmatch(line)
+        near = re.compile(_NEAR_VALUE, re.IGNORECASE | re.DOTALL).fullmatch(line)
         if not near:
             self.problem(
                 number, "", _short(bare), "neither a value nor a comment; the kernel ignores it",

@@ -110,7 +110,7 @@ def menus_of(tree: Path, arch: str) -> dict[str, str]:
     kconf = load(tree, arch_of(tree, arch))
     for node in kconf.node_iter():
         if isinstance(node.item, kconfiglib.Symbol) and node.item.name not in menus:
-            path = []
+            path: list[str] = []
             above = node.parent
             while above is not None and above is not kconf.top_node:
                 # A menu and the option that opens it often have one name.

@@ -7,7 +7,8 @@ What only a tree can tell is in kconfig/lint_tree.py, what only a machine in cro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from kconfig.condition import hold
 from kconfig.config_file import Assignment, ConfigFile
@@ -17,14 +18,13 @@ from kconfig.policy import Policy, Rule, Version, applicable
 CONFDATA = "the kernel's scripts/kconfig/confdata.c"
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """A configuration and what is known about it: kernel version, architecture, facts."""
 
     config: ConfigFile
     version: Version | None
     arch: str
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = MappingProxyType({})
 
     @property
     def assigned(self) -> Mapping[str, Assignment]:

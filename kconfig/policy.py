@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kconfig.condition import SYMBOL, Term, Want, parse_terms, parse_want
 from kconfig.errors import KconfigError
@@ -34,8 +33,7 @@ _POLICY_KEYS = frozenset(("name", "title", "kernel", "extends", "rule"))
 _END = 99999
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """``symbols`` may have the values in ``want``: all of them, or with ``any`` at least one.
 
     ``since`` and ``until`` (inclusive) are kernel versions, ``arch`` is one architecture,
@@ -78,8 +76,7 @@ class Rule:
         return latest <= earliest and (self.when == other.when or not (self.when and other.when))
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """A named list of rules, those of the policies it extends included."""
 
     name: str
@@ -240,7 +237,7 @@ def _rule_or_override(
     for key in ("want", "when", "since", "until"):
         if key not in raw:
             del changes[key]
-    inherited[name] = replace(old, **changes, policy=policy, place=place)
+    inherited[name] = old._replace(**changes, policy=policy, place=place)
     return None
 
 

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from kconfig import config_source, known, lint, policy
 from kconfig import report as reports
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 _MOST_TEXT = 16 << 20
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What the user asked for; None and "" where the files themselves are to tell."""
 
     policies: tuple[str, ...] = ()
@@ -36,12 +34,11 @@ class Options:
     arch: str = ""
     tree: Path | None = None
     other_tree: Path | None = None
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = MappingProxyType({})
     devices: tuple[Device, ...] = ()
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Findings of all files that could be read, and an error for each that could not."""
 
     findings: tuple[Finding, ...]
@@ -135,9 +132,11 @@ def expand(names: Sequence[str]) -> list[str]:
     """
     files: dict[str, None] = {}
     for name in names:
-        if name == "-" or not glob.has_magic(name) or Path(name).exists():
+        if not any(special in name for special in "*?[") or Path(name).exists():
             files[name] = None
             continue
+        import glob
+
         # Path.glob takes no absolute pattern.
         found = glob.glob(name, recursive=True)  # noqa: PTH207
         matches = sorted(match for match in found if Path(match).is_file())

@@ -12,13 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kconfig import config_file, config_source
 from kconfig.config_file import parse
 from kconfig.errors import KconfigError
 
+# A busy machine is no failure.
+CALM = settings(deadline=None)
 TEXT = "CONFIG_NET=y\n# CONFIG_KEYS is not set\n"
 
 
@@ -163,6 +165,7 @@ LINES = st.one_of(
 )
 
 
+@CALM
 @given(st.lists(LINES, max_size=12))
 def test_any_text_is_read_or_refused_in_words(lines: list[str]) -> None:
     text = "\n".join(lines)
@@ -180,6 +183,7 @@ def test_any_text_is_read_or_refused_in_words(lines: list[str]) -> None:
         assert entry == next(a for a in config.assignments if a.symbol == symbol)
 
 
+@CALM
 @given(
     st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\n\r"), max_size=40)
 )
@@ -189,6 +193,7 @@ def test_strings_survive(value: str) -> None:
     assert (entry.value, entry.quoted) == (value, True)
 
 
+@CALM
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused_in_words(data: bytes) -> None:
     for head in (b"", b"\x1f\x8b\x08", b"\xfd7zXZ\x00", b"BZh9", b"\x7fELF\0IKCFG_ST\x1f\x8b\x08"):
@@ -278,3 +283,9 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/config.gz").exists(), reason="this kernel has no IKCONFIG_PROC")
 def test_the_running_kernel() -> None:
     assert config_source.read("/proc/config.gz").version is not None
+
+
+def test_the_reader_and_the_tree_agree_on_which_assignment_counts() -> None:
+    from kconfig import dialect
+
+    assert dialect.FIRST_WINS.until == config_file.LAST_WINS

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import mini
 from conftest import Command
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kconfig import diff, policy
 from kconfig.config_file import ConfigFile, parse
 
+# A busy machine is no failure.
+CALM = settings(deadline=None)
 TREE = mini.HERE / "linux"
 A = "CONFIG_NET=y\nCONFIG_KEYS=y\nCONFIG_BUFFERS=16\nCONFIG_TIPC=y\n"
 B = 'CONFIG_NET=y\n# CONFIG_KEYS is not set\nCONFIG_BUFFERS=8\nCONFIG_LOCALVERSION="-x"\n'
@@ -54,6 +56,7 @@ VALUES = st.dictionaries(
 )
 
 
+@CALM
 @given(VALUES, VALUES)
 def test_there_and_back(a: dict[str, str], b: dict[str, str]) -> None:
     one, two = (config("".join(f"CONFIG_{k}={v}\n" for k, v in d.items())) for d in (a, b))

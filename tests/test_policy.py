@@ -6,13 +6,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kconfig import condition, policy
 from kconfig.condition import Want, parse_terms, parse_want
 from kconfig.errors import KconfigError
 
+# A busy machine is no failure.
+CALM = settings(deadline=None)
 HEAD = 'name = "p"\ntitle = "t"\n'
 ROOT = Path(policy.__file__).parent
 
@@ -67,6 +69,7 @@ WANTS = st.one_of(
 ).map(parse_want)
 
 
+@CALM
 @given(WANTS, WANTS, st.sampled_from(["y", "m", "n", "1", "5", "64", "-2", "", "x"]))
 def test_wants_that_exclude_each_other_share_no_value(a: Want, b: Want, value: str) -> None:
     assert a.excludes(b) == b.excludes(a)
@@ -239,6 +242,7 @@ def toml(value: object) -> str:
     return str(value) if value is not None else '""'
 
 
+@CALM
 @given(
     st.dictionaries(
         st.sampled_from(["id", "symbols", "want", "need", "severity", "why", "source", "since",
@@ -259,6 +263,7 @@ def test_any_policy_is_read_or_refused_in_words(rule_: dict, head: dict) -> None
             assert str(error).startswith("here.toml")
 
 
+@CALM
 @given(st.text(max_size=200))
 def test_any_text_is_a_policy_or_refused_in_words(text: str) -> None:
     with pytest.raises(KconfigError, match=r"^here\.toml"):

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kconfig import known, report
 from kconfig.errors import KconfigError
 from kconfig.finding import SEVERITIES, Finding
 
+# A busy machine is no failure.
+CALM = settings(deadline=None)
 TEXT = st.text(max_size=30)
 FINDINGS = st.lists(
     st.builds(
@@ -66,6 +68,7 @@ def sarif_validator() -> Any:
     raise AssertionError("schemastore no longer ships the schema of SARIF 2.1.0")
 
 
+@CALM
 @given(FINDINGS)
 def test_sarif_is_what_its_schema_says(findings: list[Finding]) -> None:
     log = json.loads(report.sarif(made(findings)))
@@ -85,6 +88,7 @@ def test_the_schema_refuses_what_is_wrong() -> None:
     assert not sarif_validator().is_valid(log)
 
 
+@CALM
 @given(FINDINGS)
 def test_junit_is_read_by_a_strict_reader(findings: list[Finding]) -> None:
     junitparser = pytest.importorskip("junitparser", reason="pip install .[test]")
@@ -99,6 +103,7 @@ def test_junit_is_read_by_a_strict_reader(findings: list[Finding]) -> None:
     assert [c.name for suite in suites if suite.name == "clean" for c in suite] == ["config lint"]
 
 
+@CALM
 @given(FINDINGS)
 def test_github_gets_one_command_per_finding(findings: list[Finding]) -> None:
     lines = report.github(made(findings)).splitlines()
@@ -115,6 +120,7 @@ def test_github_escapes() -> None:
     assert line.startswith("::error file=a%2Cb%3Ac%25.config,line=7,title=p/r::NET is n\\n::error")
 
 
+@CALM
 @given(FINDINGS)
 def test_markdown_rows_have_all_cells(findings: list[Finding]) -> None:
     for line in report.markdown(made(findings)).splitlines():
@@ -122,6 +128,7 @@ def test_markdown_rows_have_all_cells(findings: list[Finding]) -> None:
             assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 8
 
 
+@CALM
 @given(FINDINGS)
 def test_json_has_everything(findings: list[Finding]) -> None:
     loaded = json.loads(report.as_json(made(findings)))
@@ -129,6 +136,7 @@ def test_json_has_everything(findings: list[Finding]) -> None:
     assert loaded["failed"] == any(f.severity == "required" for f in findings)
 
 
+@CALM
 @given(FINDINGS)
 def test_the_table_obeys_no_file(findings: list[Finding]) -> None:
     text = report.table(made(findings))
@@ -153,6 +161,7 @@ def test_what_fails(severity: str, fail_on: str, failed: bool) -> None:
     assert made([NASTY._replace(severity=severity)], fail_on=fail_on).failed is failed
 
 
+@CALM
 @given(FINDINGS)
 def test_a_baseline_knows_what_it_was_made_of(findings: list[Finding]) -> None:
     baseline = known.load(known.dump(findings), "x")
@@ -168,6 +177,7 @@ SHAPES = st.dictionaries(
 )
 
 
+@CALM
 @given(st.text(max_size=60) | SHAPES.map(json.dumps))
 def test_any_baseline_is_read_or_refused_in_words(text: str) -> None:
     try:

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from provision import __version__
-from provision import release as releases
 
 _PATH = click.Path(path_type=Path)
 
@@ -37,7 +36,7 @@ def config() -> None:
 
 
 @config.command()
-@click.option("--release", "name", default=releases.DEFAULT, show_default=True, metavar="R")
+@click.option("--release", "name", metavar="R", help="[default: kerrighed-2.4.4]")
 @click.option("--arch", default="x86_64", show_default=True, metavar="A")
 @click.option(
     "--tree",
@@ -54,7 +53,7 @@ def config() -> None:
 @click.option("-q", "--quiet", is_flag=True)
 def generate(
     *,
-    name: str,
+    name: str | None,
     arch: str,
     tree: Path | None,
     policies: tuple[str, ...],
@@ -78,12 +77,13 @@ def generate(
       krg-provision config generate --arch i386 --set SMP=n
       krg-provision config generate --tree ~/linux-2.6.20 --fragment site.config
     """
+    from provision import release as releases
     from provision.atomic import write_text
     from provision.configure import Wishes, generated
     from provision.prepared import prepared_tree
     from provision.progress import Phases
 
-    release = releases.load(name)
+    release = releases.load(name or releases.DEFAULT)
     release.arch(arch)
     wishes = Wishes(policies, read_fragments(fragments), sets, base)
     with Phases(quiet=quiet) as phases:
