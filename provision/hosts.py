@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import getpass
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +38,9 @@ def runner_for(host: str | None, key: Path | None = None) -> Iterator[Runner]:
         name=name,
         id=1,
         address=name,
-        user=match["user"] or getpass.getuser(),
-        port=int(match["port"] or 22),
+        # Left out, they come from ~/.ssh/config.
+        user=match["user"],
+        port=int(match["port"]) if match["port"] else None,
         key=key,
     )
     check_access([node])
