@@ -96,7 +96,7 @@ def _verdicts(
     return verdicts
 
 
-def menus_of(tree: Path, arch: str) -> dict[str, str]:
+def menus_of(tree: Path, arch: str, *, shell: bool = True) -> dict[str, str]:
     """Return the menu of each symbol of a tree, as ``A > B``, in the tree's order.
 
     :raises KconfigError: not a tree, or one with a syntax error.
@@ -107,7 +107,7 @@ def menus_of(tree: Path, arch: str) -> dict[str, str]:
     from kconfig.tree import load
 
     menus: dict[str, str] = {}
-    kconf = load(tree, arch_of(tree, arch))
+    kconf = load(tree, arch_of(tree, arch), shell=shell)
     for node in kconf.node_iter():
         if isinstance(node.item, kconfiglib.Symbol) and node.item.name not in menus:
             path: list[str] = []

@@ -19,7 +19,6 @@ from kconfig.lint import Subject, setting
 from kconfig.nearest import Nearest
 
 _TRUTH = (BOOL, TRISTATE)
-_X86 = ("i386", "x86_64")
 _DEFAULT_ARCH = "x86_64"
 
 
@@ -35,31 +34,32 @@ class Trees:
 
 
 def arch_of(directory: Path, arch: str) -> str:
-    """Return the name that a tree has for ``arch``; i386 and x86_64 became x86 in 2.6.24.
+    """Return ``arch``, or the default one when it is "".
 
-    :raises KconfigError: the tree has no such architecture.
+    :raises KconfigError: the tree has no such architecture, or is none.
     """
     known = tree.arches(directory)
     arch = arch or _DEFAULT_ARCH
     if arch in known:
         return arch
-    if arch in _X86 and "x86" in known:
-        return "x86"
-    tree.kernel_version(directory)
+    # i386 and x86_64 have one directory since 2.6.24.
+    if tree.settings(directory, arch)["SRCARCH"] in known:
+        return arch
     raise KconfigError(f"{directory}: has no architecture {arch} (it has: {', '.join(known)})")
 
 
-def load(directory: Path, arch: str, other: Path | None = None) -> Trees:
+def load(directory: Path, arch: str, other: Path | None = None, *, shell: bool = True) -> Trees:
     """Load a tree, and the names in another one.
 
+    :param shell: whether the trees may run commands, see kconfig.tree.load.
     :raises KconfigError: one of them is not a kernel tree, or has a syntax error.
     """
-    kconf = tree.load(directory, arch)
+    kconf = tree.load(directory, arch, shell=shell)
     version = tree.kernel_version(directory)
     nearest = Nearest(symbol.name for symbol in kconf.unique_defined_syms)
     if other is None:
         return Trees(kconf, version, nearest)
-    there = tree.load(other, arch_of(other, arch))
+    there = tree.load(other, arch_of(other, arch), shell=shell)
     names = frozenset(symbol.name for symbol in there.unique_defined_syms)
     return Trees(kconf, version, nearest, names, tree.kernel_version(other))
 

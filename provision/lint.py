@@ -36,6 +36,7 @@ class Options(NamedTuple):
     other_tree: Path | None = None
     facts: Mapping[str, str] = MappingProxyType({})
     devices: tuple[Device, ...] = ()
+    shell: bool = True
 
 
 class Outcome(NamedTuple):
@@ -57,6 +58,7 @@ def options(
     cmdline: str | None,
     nodes: tuple[Path, ...],
     initrd: bool | None,
+    shell: bool = True,
 ) -> Options:
     """Return the options the command line gives; InputError when one is malformed."""
     facts: dict[str, str] = {}
@@ -79,7 +81,7 @@ def options(
         numbers = (int(match[1]), int(match[2]), int(match[3] or 0))
     if other_tree is not None and tree is None:
         raise InputError("--other-tree compares with --tree, which is missing")
-    return Options(policies, numbers, arch, tree, other_tree, facts, devices)
+    return Options(policies, numbers, arch, tree, other_tree, facts, devices, shell)
 
 
 def _read(path: Path) -> str:
@@ -217,12 +219,20 @@ class _Checker:
             found = crosscheck.devices(subject, tree, self._options.devices)
         arch = lint_tree.arch_of(tree, subject.arch)
         if arch not in self._trees:
-            self._trees[arch] = lint_tree.load(tree, arch, self._options.other_tree)
+            self._trees[arch] = lint_tree.load(
+                tree, arch, self._options.other_tree, shell=self._options.shell
+            )
         return found + lint_tree.lint(subject, self._trees[arch])
 
 
 def differences(
-    before: str, after: str, tree: Path | None, arch: str, policies: Sequence[str]
+    before: str,
+    after: str,
+    tree: Path | None,
+    arch: str,
+    policies: Sequence[str],
+    *,
+    shell: bool = True,
 ) -> list[Change]:
     """Return the changes between two configurations; InputError when one cannot be read."""
     from kconfig import diff
@@ -235,7 +245,7 @@ def differences(
             policy.check_together(rule for one in chosen for rule in one.rules)
         else:
             chosen = policy.for_kernel(version)
-        menus = diff.menus_of(tree, arch or b.arch) if tree else None
+        menus = diff.menus_of(tree, arch or b.arch, shell=shell) if tree else None
         return diff.diff(a, b, chosen, version=version, arch=arch or b.arch, menus=menus)
     except KconfigError as error:
         raise InputError(str(error)) from error

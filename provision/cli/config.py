@@ -98,6 +98,7 @@ def generate(
         write_text(output, made.text)
 
 
+_NO_SHELL = "Trees from 4.18 on run commands while they are read: run none."
 _FORMATS = ["table", "json", "sarif", "junit", "github", "markdown"]
 _SEVERITIES = ["required", "recommended", "info"]
 
@@ -114,6 +115,7 @@ _SEVERITIES = ["required", "recommended", "info"]
 @click.option("--tree", type=_PATH, metavar="DIR", help="The kernel tree the file is for.")
 @click.option("--other-tree", type=_PATH, metavar="DIR",
               help="Another version of the tree: says what was added and removed.")  # fmt: skip
+@click.option("--no-shell", is_flag=True, help=_NO_SHELL)
 @click.option("--arch", default="", metavar="A", help="[default: what the file says]")
 @click.option("--kernel-version", metavar="V", help="[default: what tree, file or policy say]")
 @click.option("--cmdline", metavar="TEXT", help="A kernel command line to check against.")
@@ -138,6 +140,7 @@ def lint(
     policies: tuple[str, ...],
     tree: Path | None,
     other_tree: Path | None,
+    no_shell: bool,
     arch: str,
     kernel_version: str | None,
     cmdline: str | None,
@@ -166,7 +169,7 @@ def lint(
 
     options = steps.options(
         policies=policies, tree=tree, other_tree=other_tree, arch=arch, version=kernel_version,
-        cmdline=cmdline, nodes=nodes, initrd=initrd,
+        cmdline=cmdline, nodes=nodes, initrd=initrd, shell=not no_shell,
     )  # fmt: skip
     outcome = steps.run(files, options)
     if write_baseline is not None:
@@ -189,6 +192,7 @@ def lint(
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option("--tree", type=_PATH, metavar="DIR", help="A kernel tree: groups by its menus.")
+@click.option("--no-shell", is_flag=True, help=_NO_SHELL)
 @click.option("--arch", default="", metavar="A", help="[default: what B says]")
 @click.option(
     "--policy",
@@ -203,6 +207,7 @@ def diff(
     before: str,
     after: str,
     tree: Path | None,
+    no_shell: bool,
     arch: str,
     policies: tuple[str, ...],
     form: str,
@@ -220,7 +225,7 @@ def diff(
     from kconfig import diff as differ
     from provision import lint as steps
 
-    changes = steps.differences(before, after, tree, arch, policies)
+    changes = steps.differences(before, after, tree, arch, policies, shell=not no_shell)
     click.echo(differ.as_json(changes) if form == "json" else differ.as_text(changes), nl=False)
     if changes:
         raise click.exceptions.Exit(1)
