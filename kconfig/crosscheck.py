@@ -122,7 +122,8 @@ def unchecked(subject: Subject, found: Sequence[Device]) -> Finding:
     """Return the finding that devices are known, and no tree with their drivers."""
     return Finding(
         "node/devices", "info", "", f"{len(found)} devices not checked", "",
-        "which driver a device needs is in the sources of the kernel", "", "say --tree",
+        "which driver a device needs is in the sources of the kernel", "",
+        "say --tree, with a tree that has its drivers",
         subject.config.name, 0,
     )  # fmt: skip
 
@@ -132,6 +133,8 @@ def devices(subject: Subject, tree: Path, found: Sequence[Device]) -> list[Findi
 
     :param tree: the kernel's sources, where the drivers' tables of devices are.
     """
+    if not (tree / "include/linux/pci_ids.h").is_file():
+        return [unchecked(subject, found)]
     values = {name: entry.value for name, entry in subject.assigned.items()}
     needed = [device for device in found if device.kind]
     findings = []

@@ -74,7 +74,9 @@ def mismatch(subject: Subject) -> list[Finding]:
     """Return a finding when the file says it is for another kernel or another machine."""
     config = subject.config
     findings = []
-    if config.version is not None and subject.version not in (None, config.version):
+    if config.version is not None and _series(config.version) != _series(
+        subject.version or config.version
+    ):
         findings.append(
             Finding(
                 "config/version", "recommended", "", f"made for Linux {_dots(config.version)}",
@@ -95,6 +97,11 @@ def mismatch(subject: Subject) -> list[Finding]:
             )
         )  # fmt: skip
     return findings
+
+
+def _series(version: Version) -> tuple[int, ...]:
+    """Return what tells kernels apart: since 3.0 the third number counts corrections only."""
+    return version if version < (3, 0, 0) else version[:2]
 
 
 def _dots(version: Version | None) -> str:

@@ -97,6 +97,18 @@ def test_made_for_another_kernel_or_machine() -> None:
     ]
 
 
+def test_corrections_of_a_kernel_are_the_same_kernel() -> None:
+    config = parse("# Linux/x86_64 6.1.0 Kernel Configuration\nCONFIG_A=y\n", "x")
+    assert lint.mismatch(lint.Subject(config, (6, 1, 192), "x86_64")) == []
+    assert len(lint.mismatch(lint.Subject(config, (6, 2, 0), "x86_64"))) == 1
+
+
+def test_a_tree_without_drivers_is_no_witness(tmp_path: Path) -> None:
+    seen = crosscheck.node_facts([("n", NODE)])
+    (found,) = crosscheck.devices(subject("CONFIG_A=y\n"), tmp_path, seen.devices)
+    assert found.rule == "node/devices"
+
+
 def test_a_good_configuration_is_clean_in_its_tree() -> None:
     assert in_tree(GOOD) == []
 
