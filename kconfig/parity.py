@@ -91,6 +91,7 @@ def cases(
             ("random again", whole),
             ("a tenth dropped", dropped(whole, dice)),
             ("a tenth flipped", flipped(whole, dice)),
+            ("odd lines", odd_lines(whole, dice)),
         ):
             yield from old(row, f"{name}, {row}", changed, judge.oldconfig(changed))
 
@@ -145,6 +146,36 @@ def flipped(config: str, dice: random.Random) -> str:
     return "".join(
         _flip(x, dice) if dice.random() < _PART else x for x in config.splitlines(keepends=True)
     )
+
+
+# How people and editors spoil a line; {} is the symbol with its CONFIG_.
+_ODD = (
+    "{}=Y", "{}=yes", "{}=no", "{}=m", "{}=y", "{}=n", "{}=", " {}=y", "{} =y", "{}= y",
+    "{}=y # so", "{}=y\r", "{}", "#{} is not set", "# {} is not set!", "# {} is not set\r",
+    "#\t{} is not set", "#  {} is not set", "# {} is set", '{}="y"', "{}='y'",
+    '{}="a', '{}="a\\"b" c', '{}=""',
+    "{}=07", "{}=-0", "{}=-5", "{}=+5", "{}=5 ", "{}=1_0", "{}=0x", "{}=0XfF", "{}=0x10g",
+    "{}=99999", "{}_NONE=y",
+)  # fmt: skip
+
+
+def odd_lines(config: str, dice: random.Random) -> str:
+    """Return ``config`` with lines doubled in another form, before or after the original."""
+    lines = []
+    for line in config.splitlines(keepends=True):
+        name = _named(line)
+        if not name or dice.random() >= _PART:
+            lines.append(line)
+            continue
+        other = dice.choice(_ODD).replace("{}", name) + "\n"
+        lines += dice.choice(([line, other], [other, line], [other]))
+    return "".join(lines)
+
+
+def _named(line: str) -> str:
+    if line.startswith("# CONFIG_") and line.endswith(" is not set\n"):
+        return line[2:-12]
+    return line.partition("=")[0] if line.startswith("CONFIG_") else ""
 
 
 def _flip(line: str, dice: random.Random) -> str:

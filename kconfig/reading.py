@@ -17,10 +17,11 @@ from kconfiglib import BOOL, HEX, INT, STRING, TRISTATE
 
 from kconfig import dialect
 from kconfig.dialect import Version
+from kconfig.values import bounds
 
 _LEVELS = {"n": 0, "m": 1, "y": 2}
-_UNSET = re.compile(r"#.CONFIG_([^ ]*) is not set")
-_SET = re.compile(r"CONFIG_([^=]*)=([^\n]*)")
+_UNSET = re.compile(r"#(.)CONFIG_([^ ]*) is not set([^\r\n]*)")
+_SET = re.compile(r"(C)ONFIG_([^=\n]*)=([^\n]*)")
 _STRING = re.compile(r'"((?:[^\\"]|\\.)*)"')
 _INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _HEX = re.compile(r"(?:0[xX])?[0-9a-fA-F]+")
@@ -47,24 +48,35 @@ def read(kconf: kconfiglib.Kconfig, lines: Iterable[str], version: Version) -> N
     Names that the tree does not have are appended to ``kconf.missing_syms``.
     """
     first_wins = dialect.FIRST_WINS.holds(version)
+    loose = dialect.LOOSE_LINES.holds(version)
+    exact = dialect.EXACT_UNSET.holds(version)
+    turns = kconf.turns if dialect.LISTED_CHOICES.holds(version) else None
     odd: set[Any] = set()
     for line in lines:
         if line.startswith("#"):
             match, value = _UNSET.match(line), None
+            if match and ((match[1] != " " and not loose) or (match[3] and exact)):
+                continue
         else:
             match = _SET.match(line)
-            value = match[2].removesuffix("\r") if match else None
+            value = match[3].removesuffix("\r") if match else None
         if match is None:
             continue
-        symbol = kconf.syms.get(match[1])
+        symbol = kconf.syms.get(match[2])
         if symbol is None or not symbol.nodes:
-            kconf.missing_syms.append((match[1], "n" if value is None else value))
+            kconf.missing_syms.append((match[2], "n" if value is None else value))
             continue
         if not (first_wins and symbol.user_value is not None):
             given = _value(symbol, value)
             if given is not None:
                 symbol.user_value = given
-        if symbol.choice is not None and symbol.user_value:
+            elif not loose:
+                continue
+        choice = symbol.choice
+        if choice is not None and turns is not None:
+            turns.setdefault(choice, {}).pop(symbol, None)
+            turns[choice][symbol] = None
+        if choice is not None and symbol.user_value:
             _take(symbol, first_wins, odd)
     for choice in odd:
         choice.user_value = None
@@ -111,6 +123,8 @@ def settle(kconf: Any, version: Version) -> None:
     A choice of which not every visible member has a value is to be asked again: it
     joins ``kconf.doubted_choices``, and keeps its mode until something changes.
     """
+    if dialect.ZERO_NUMBERS.holds(version):
+        return
     at_once = dialect.FORGETS_INVISIBLE.holds(version)
     agrees = True
     for symbol in kconf.unique_defined_syms:
@@ -156,6 +170,6 @@ def within(symbol: Any, text: str) -> bool:
     """Return whether ``text`` is a number of the symbol's type and in its range."""
     if not valid(symbol.orig_type, text):
         return False
-    bounds = symbol.bounds()
+    limits = bounds(symbol)
     base = 10 if symbol.orig_type is INT else 16
-    return bounds is None or bounds[0] <= int(text, base) <= bounds[1]
+    return limits is None or limits[0] <= int(text, base) <= limits[1]

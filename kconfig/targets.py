@@ -18,8 +18,7 @@ _LEVELS = {"n": 0, "m": 1, "y": 2}
 def defconfig(kconf: kconfiglib.Kconfig, path: Path) -> str:
     """Read a default configuration; return what .config holds below its header."""
     kconf.load_config(str(path), replace=True)
-    if dialect.OWN_READING.holds(kconf.version):
-        reading.settle(kconf, kconf.version)
+    reading.settle(kconf, kconf.version)
     if dialect.WALK.holds(kconf.version):
         walk(kconf, kconf.version)
     else:
@@ -30,8 +29,7 @@ def defconfig(kconf: kconfiglib.Kconfig, path: Path) -> str:
 def oldconfig(kconf: kconfiglib.Kconfig, path: Path) -> str:
     """Read a .config, give what is new its default; return what .config holds then."""
     kconf.load_config(str(path), replace=True)
-    if dialect.OWN_READING.holds(kconf.version):
-        reading.settle(kconf, kconf.version)
+    reading.settle(kconf, kconf.version)
     if dialect.ASKS.holds(kconf.version):
         walk(kconf, kconf.version)
     return body(kconf, kconf.version)

@@ -86,15 +86,10 @@ class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no t
                 symbol._visited = 2
 
     def _load_config(self, filename: str, replace: bool) -> None:
-        if not dialect.OWN_READING.holds(self.version):
-            if replace:
-                self.turns.clear()
-            super()._load_config(filename, replace)
-            return
         if replace:
             self.missing_syms: list[tuple[str, str]] = []
             reading.forget(self)
-        with Path(filename).open(encoding="latin-1") as lines:
+        with Path(filename).open(encoding="latin-1", newline="\n") as lines:
             reading.read(self, lines, self.version)
 
     def _open(self, filename: str, mode: str) -> Any:

@@ -48,7 +48,7 @@ def adopt(kconf: kconfiglib.Kconfig, version: Version) -> None:
         for choice in kconf.unique_choices if listed else ():
             choice.__class__ = _ListedChoice
         return
-    if not dialect.WRITES_MORE.holds(version):
+    if not dialect.EARLY_VALUES.holds(version):
         return
     capped = dialect.CAPPED_DEFAULTS.holds(version)
     for symbol in kconf.unique_defined_syms:
@@ -70,13 +70,23 @@ def truth(expression: Any) -> int:  # noqa: PLR0911 # one for each operator
         return max(first, truth(expression[2])) if first < 2 else 2
     if operator is NOT:
         return 2 - truth(expression[1])
-    same = expression[1].str_value == expression[2].str_value
+    same = bool(expression[1].str_value == expression[2].str_value)
     if operator is EQUAL:
         return 2 * same
     if operator is UNEQUAL:
         return 2 * (not same)
     value: int = expr_value(expression)
     return value
+
+
+def bounds(symbol: Any) -> tuple[int, int] | None:
+    """Return the range in force for a number."""
+    evaluate = truth if isinstance(symbol, _EarlySymbol) else expr_value
+    base = _BASE[symbol.orig_type]
+    for low, high, condition in symbol.ranges:
+        if evaluate(condition):
+            return number(low.str_value, base), number(high.str_value, base)
+    return None
 
 
 class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has no types
@@ -178,11 +188,11 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
 
     def _text(self, visible: int) -> str:
         self._write_to_conf = visible != 0
-        bounds = self.bounds() if self.ranges else None
+        limits = bounds(self) if self.ranges else None
         base = _BASE.get(self.orig_type, 10)
         if visible and self.user_value is not None:
             text = str(self.user_value)
-            if bounds is None or bounds[0] <= number(text, base) <= bounds[1]:
+            if limits is None or limits[0] <= number(text, base) <= limits[1]:
                 return text
         text = ""
         for default, condition in self.defaults:
@@ -190,18 +200,10 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
                 self._write_to_conf = True
                 text = str(default.str_value)
                 break
-        if bounds is None or bounds[0] <= number(text, base) <= bounds[1]:
+        if limits is None or limits[0] <= number(text, base) <= limits[1]:
             return text
-        nearest = bounds[0] if number(text, base) < bounds[0] else bounds[1]
+        nearest = limits[0] if number(text, base) < limits[0] else limits[1]
         return str(nearest) if self.orig_type is INT else hex(nearest)
-
-    def bounds(self) -> tuple[int, int] | None:
-        """Return the range in force."""
-        base = _BASE.get(self.orig_type, 10)
-        for low, high, condition in self.ranges:
-            if truth(condition):
-                return number(low.str_value, base), number(high.str_value, base)
-        return None
 
 
 class _CappedSymbol(_EarlySymbol):
