@@ -135,7 +135,9 @@ def devices(subject: Subject, tree: Path, found: Sequence[Device]) -> list[Findi
     """
     if not (tree / "include/linux/pci_ids.h").is_file():
         return [unchecked(subject, found)]
-    values = {name: entry.value for name, entry in subject.assigned.items()}
+    values = subject.final
+    if values is None:
+        values = {name: entry.value for name, entry in subject.assigned.items()}
     needed = [device for device in found if device.kind]
     findings = []
     for device, symbols in symbols_for(tree, needed).items():

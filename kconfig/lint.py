@@ -19,12 +19,16 @@ CONFDATA = "the kernel's scripts/kconfig/confdata.c"
 
 
 class Subject(NamedTuple):
-    """A configuration and what is known about it: kernel version, architecture, facts."""
+    """A configuration and what is known about it: kernel version, architecture, facts.
+
+    ``final`` has the values that the tree gives all symbols in the end, when there is a tree.
+    """
 
     config: ConfigFile
     version: Version | None
     arch: str
     facts: Mapping[str, str] = MappingProxyType({})
+    final: Mapping[str, str] | None = None
 
     @property
     def assigned(self) -> Mapping[str, Assignment]:
@@ -111,7 +115,9 @@ def _dots(version: Version | None) -> str:
 def check(subject: Subject, policy: Policy) -> list[Finding]:
     """Return what a policy finds."""
     assigned = subject.assigned
-    values = {name: a.value for name, a in assigned.items()}
+    values = subject.final
+    if values is None:
+        values = {name: a.value for name, a in assigned.items()}
     rules, unsure = applicable(policy.rules, subject.version, subject.arch)
     findings = []
     for rule in rules:
@@ -147,10 +153,10 @@ def _rule(
     findings = []
     for symbol in wrong:
         have = assigned.get(symbol)
-        value = have.value if have else "n"
-        shown = (f'"{value}"' if have.quoted else value) if have else "not set"
-        if have and have.value == "n":
-            shown = "n"
+        value = values.get(symbol, "n")
+        shown = "not set" if have is None and value == "n" else value
+        if have and have.quoted:
+            shown = f'"{value}"'
         findings.append(
             Finding(
                 rule.name, rule.severity, symbol, shown, str(rule.want), rule.why, rule.source,

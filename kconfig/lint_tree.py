@@ -64,6 +64,12 @@ def load(directory: Path, arch: str, other: Path | None = None, *, shell: bool =
     return Trees(kconf, version, nearest, names, tree.kernel_version(other))
 
 
+def final_values(config: ConfigFile, trees: Trees) -> dict[str, str]:
+    """Return the value that each symbol of the tree has in the end."""
+    _read_into(trees.kconf, config)
+    return {symbol.name: symbol.str_value for symbol in trees.kconf.unique_defined_syms}
+
+
 def lint(subject: Subject, trees: Trees) -> list[Finding]:
     """Return what the tree would not take as the file has it.
 
@@ -183,7 +189,7 @@ def _new(name: str, assigned: Mapping[str, Assignment], trees: Trees) -> Iterato
         if trees.other is not None and symbol.name not in trees.other:
             why += f" (not in {trees.other_version})"
         yield Finding(
-            "tree/new", "info", symbol.name, symbol.str_value or "empty", "", why, _place(symbol),
+            "tree/new", "info", symbol.name, symbol.str_value or "empty", "", why, "",
             setting(symbol.name, symbol.str_value), name, 0,
         )  # fmt: skip
 

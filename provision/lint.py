@@ -198,31 +198,31 @@ class _Checker:
         if version is None:
             version = next((one.kernel for one in policies if one.kernel), None)
         subject = lint.Subject(config, version, options.arch or config.arch, options.facts)
-        findings = lint.lint(subject, policies)
-        if options.tree is not None:
-            findings += self._in_tree(subject)
-        elif options.devices:
-            from kconfig import crosscheck
+        if options.tree is None:
+            findings = lint.lint(subject, policies)
+            if options.devices:
+                from kconfig import crosscheck
 
-            findings.append(crosscheck.unchecked(subject, options.devices))
-        return findings
+                findings.append(crosscheck.unchecked(subject, options.devices))
+            return findings
+        return self._in_tree(subject, policies, options.tree)
 
-    def _in_tree(self, subject: lint.Subject) -> list[Finding]:
-        from kconfig import lint_tree
+    def _in_tree(
+        self, subject: lint.Subject, policies: Sequence[policy.Policy], tree: Path
+    ) -> list[Finding]:
+        from kconfig import crosscheck, lint_tree
 
-        tree = self._options.tree
-        assert tree is not None
-        found = []
-        if self._options.devices:
-            from kconfig import crosscheck
-
-            found = crosscheck.devices(subject, tree, self._options.devices)
+        options = self._options
         arch = lint_tree.arch_of(tree, subject.arch)
         if arch not in self._trees:
-            self._trees[arch] = lint_tree.load(
-                tree, arch, self._options.other_tree, shell=self._options.shell
-            )
-        return found + lint_tree.lint(subject, self._trees[arch])
+            self._trees[arch] = lint_tree.load(tree, arch, options.other_tree, shell=options.shell)
+        trees = self._trees[arch]
+        # Policies judge what the kernel would be built with, not what the file says.
+        subject = subject._replace(final=lint_tree.final_values(subject.config, trees))
+        findings = lint.lint(subject, policies) + lint_tree.lint(subject, trees)
+        if options.devices:
+            findings += crosscheck.devices(subject, tree, options.devices)
+        return findings
 
 
 def differences(

@@ -139,6 +139,20 @@ def test_what_a_tree_does_not_take(old: str, new: str, rule: str, symbol: str, s
         assert f"CONFIG_{symbol}" in text.split("\n")[found[0].line - 1]
 
 
+def test_with_a_tree_policies_judge_the_values_in_the_end(krg: Command, home: Path) -> None:
+    (home / "c").write_text("CONFIG_PREEMPT_NONE=y\nCONFIG_NET=y\nCONFIG_NETFILTER=m\n"
+                            "CONFIG_MODVERSIONS=y\nCONFIG_KERRIGHED=y\n")  # fmt: skip
+    options = ("config", "lint", "--policy", POLICY, "c")
+    assert "TIPC not set, wanted y" in krg(*options).stdout
+    done = krg(*options, "--tree", TREE)
+    assert done.returncode == 0 and "mini/" not in done.stdout
+    (home / "c").write_text("CONFIG_PREEMPT_NONE=y\nCONFIG_NETFILTER=m\nCONFIG_KERRIGHED=y\n"
+                            "CONFIG_MODVERSIONS=y\n")  # fmt: skip
+    done = krg(*options, "--tree", TREE)
+    assert "2: NETFILTER n, wanted y or m" in done.stdout
+    assert "2: NETFILTER n in the end, wanted m" in done.stdout
+
+
 def test_no_new_symbols_in_a_fragment() -> None:
     assert in_tree("CONFIG_KEYS=y\n") == []
 
@@ -297,11 +311,16 @@ def test_the_command(krg: Command, good: Path, tmp_path: Path) -> None:
     done = krg(*options, good)
     assert (done.returncode, done.stdout) == (0, "1 file: no findings\n")
     bad = tmp_path / "bad.config"
-    bad.write_text(GOOD.replace("CONFIG_TIPC=y", "CONFIG_TIPC=n"))
+    bad.write_text(
+        GOOD.replace("CONFIG_TIPC=y", "CONFIG_TIPC=n").replace("CONFIG_NETFILTER=m\n", "")
+    )
     done = krg(*options, "--tree", TREE, tmp_path / "*.config")
     assert done.returncode == 1 and "\x1b" not in done.stdout
-    assert "mini/ssi" in done.stdout and "10: TIPC n, wanted y" in done.stdout
-    assert "selected by KERRIGHED" in done.stdout and "2 files: 1 required" in done.stdout
+    assert "mini/firewall" in done.stdout and "-: NETFILTER not set, wanted y" in done.stdout
+    assert (
+        "selected by KERRIGHED" in done.stdout
+        and "2 files: 1 required, 1 recommended, 1 info" in done.stdout
+    )
     assert krg(*options, bad, "--fail-on", "info").returncode == 1
     done = krg("config", "lint", "--policy", "none", bad)
     assert done.returncode == 0
