@@ -17,7 +17,7 @@ from provision.errors import KrgError
 COMMANDS = {
     "doctor": ("provision.cli.doctor:doctor", "Say which tools are missing, and how to get them."),
     "fetch": ("provision.cli.fetch:fetch", "Obtain and verify a release's source archives."),
-    "config": ("provision.cli.config:config", "Generate kernel configurations."),
+    "config": ("provision.cli.config:config", "Generate, check and compare kernel configurations."),
     "build-kernel": ("provision.cli.build:build_kernel", "Build kernel, module and tools."),
     "lab": ("provision.cli.lab:lab", "Run a virtual cluster on this machine."),
     "deploy": ("provision.cli.deploy:deploy", "Install a build on nodes over SSH."),
