@@ -306,7 +306,7 @@ def test_a_whole_build_and_a_second_run(arch: str) -> None:
     made = artifacts.load(Path(first["directory"]))
     assert made.changed() == []
     assert made.kernel_release == f"2.6.20-krg-{made.build_id}"
-    assert made.manifest["modules_proven"] > 100
+    assert made.manifest["modules_proven"] > 20
     modules = f"lib/modules/{made.kernel_release}"
     assert {"vmlinuz", "vmlinux", "Module.symvers", f"{modules}/modules.dep",
             f"{modules}/extra/kerrighed.ko", "tools/bin/krgadm", "tools/bin/migrate",
