@@ -85,8 +85,10 @@ def test_a_foreign_process_is_never_a_node(lab: Lab, stranger: subprocess.Popen[
 
 
 def test_a_node_is_known_by_its_uuid_and_ended(lab: Lab) -> None:
-    argv = [sys.executable, "-c", "input()", "-uuid", UUID]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+    argv = [sys.executable, "-c", "print(1, flush=True); input()", "-uuid", UUID]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
         (lab.path(lab.nodes[0]) / "qemu.pid").write_text(f"{process.pid}\n")
         state.save(lab)
         assert state.pid(lab, lab.nodes[0]) == process.pid
