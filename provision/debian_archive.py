@@ -136,6 +136,8 @@ def debian_entries(etc_apt: Path = ETC_APT) -> list[Entry]:
         )
     return list(found.values())
 
+_FULL = 16 << 20
+
 
 class DebianArchive:
     """Debian's packages of one architecture, indexes and files kept below ``cache``."""
@@ -254,6 +256,12 @@ class DebianArchive:
         say(f"fetching Debian's package index ({self.arch})")
         result = self._apt("apt-get", "update")
         if not result.ok:
+            # apt says of a full disk only that the archive did not answer.
+            if shutil.disk_usage(self._root).free < _FULL:
+                raise MissingError(
+                    f"no space left in {self._root}, where Debian's package index goes",
+                    hint="make room there (about 200 MB), or set XDG_CACHE_HOME to another place",
+                )
             # A mirror in the middle of its own update breaks single indexes. What apt
             # has kept is signed and complete in itself: enough if it has the package.
             if not any((self._root / "state/lists").glob("*_Packages*")):
