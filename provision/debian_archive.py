@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import re
 import shlex
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,6 +136,7 @@ def debian_entries(etc_apt: Path = ETC_APT) -> list[Entry]:
             '"deb URI bookworm main" to /etc/apt/sources.list.d/debian.list',
         )
     return list(found.values())
+
 
 _FULL = 16 << 20
 
