@@ -40,17 +40,10 @@ REWRITES = (
         "a prompt is followed by a stray ; which the kernel's lexer ignores",
     ),
     Rewrite(
-        "kernel/module/Kconfig",
-        re.compile(r"^(\t+)modules$", re.MULTILINE),
+        "*",
+        re.compile(r"^((?:menu)?config MODULES\n(?:[ \t]+.*\n)*?[ \t]+)modules$", re.MULTILINE),
         r"\1option modules",
-        "5.17 and later",
-        "Kconfiglib knows the property modules by its former name only",
-    ),
-    Rewrite(
-        "init/Kconfig",
-        re.compile(r"^(\t+)modules$", re.MULTILINE),
-        r"\1option modules",
-        "5.14 to 5.16, where MODULES was still defined here",
+        "5.14 and later; in init/Kconfig, from 5.17 in kernel/module/Kconfig",
         "Kconfiglib knows the property modules by its former name only",
     ),
 )
@@ -59,6 +52,6 @@ REWRITES = (
 def bridge(path: str, text: str) -> str:
     """Return the text of Kconfig file ``path`` as Kconfiglib should see it."""
     for rewrite in REWRITES:
-        if path == rewrite.path:
+        if rewrite.path == path or (rewrite.path == "*" and "config MODULES\n" in text):
             text = rewrite.find.sub(rewrite.put, text, count=1)
     return text

@@ -79,6 +79,13 @@ EARLY_VALUES = Rule(
     "be m; a tristate member is a bool only while it is fully visible.",
     until=(2, 6, 37),
 )
+BOOL_CONDITIONS = Rule(
+    "bool-conditions",
+    "tree",
+    "What depends on `X != n` in a symbol that is no tristate depends on X: what a bool "
+    "selects may end as m by that.",
+    until=(2, 6, 37),
+)
 WEAK_IMPLY = Rule(
     "weak-imply",
     "values",

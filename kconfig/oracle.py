@@ -107,6 +107,8 @@ def build(tree: Path, arch: str, scratch: Path) -> Oracle:
     :raises KconfigError: a tool is missing or the program does not compile; says which.
     """
     tree = tree.resolve()
+    if not (tree / "scripts/kconfig").is_dir():
+        raise KconfigError(f"{tree}: there is no scripts/kconfig to build")
     work = scratch / "program"
     shutil.copytree(tree / "scripts/kconfig", work)
     (work / "home").mkdir()

@@ -78,6 +78,17 @@ class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no t
             return ""  # it would be about tools that were not asked
         return str(super()._fn_val(args))
 
+    def _add_props_to_sym(self, node: Any) -> None:
+        if (
+            node.selects
+            and node.item.orig_type is not kconfiglib.TRISTATE
+            and dialect.BOOL_CONDITIONS.holds(self.version)
+        ):
+            node.selects = [
+                (target, rules.without_not_n(condition, self)) for target, condition in node.selects
+            ]
+        super()._add_props_to_sym(node)
+
     def _build_dep(self) -> None:
         super()._build_dep()
         if dialect.LOOPS.holds(self.version):

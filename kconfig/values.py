@@ -79,6 +79,18 @@ def truth(expression: Any) -> int:  # noqa: PLR0911 # one for each operator
     return value
 
 
+def without_not_n(expression: Any, kconf: kconfiglib.Kconfig) -> Any:
+    """Return an expression with ``X != n`` made X."""
+    if expression.__class__ is not tuple:
+        return expression
+    if expression[0] in (AND, OR):
+        first = without_not_n(expression[1], kconf)
+        return (expression[0], first, without_not_n(expression[2], kconf))
+    if expression[0] is UNEQUAL and expression[2] is kconf.n:
+        return expression[1]
+    return expression
+
+
 def bounds(symbol: Any) -> tuple[int, int] | None:
     """Return the range in force for a number."""
     evaluate = truth if isinstance(symbol, _EarlySymbol) else expr_value

@@ -158,7 +158,8 @@ class _Walk:
                 choice.user_value = 0
             self.kconf.doubted_choices.discard(choice)
             for member in choice.syms:
-                if member.user_value is None and member.visibility:
+                # The program knows only what it has looked at.
+                if member.user_value is None and member._cached_vis:
                     member.user_value = 0
         item.user_value = level
         if before != level:
