@@ -26,6 +26,12 @@ def listed() -> dict[str, str]:
 ESSENTIAL = {"apt", "dpkg"}
 
 
+def test_the_demo_brings_no_server() -> None:
+    text = (ROOT / "dev").read_text("utf-8")
+    assert "\nopenssh-server sshd\n" in text
+    assert "openssh-server" not in listed()
+
+
 def test_every_need_of_the_commands_is_installed() -> None:
     wanted = {need.package for need in doctor.load()} - ESSENTIAL
     assert wanted <= set(listed())
