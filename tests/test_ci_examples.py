@@ -40,7 +40,7 @@ def test_commands_of_the_examples_run(name: str, krg: Command, home: Path) -> No
 
 
 def test_the_pre_commit_hook_is_valid(home: Path) -> None:
-    pytest.importorskip("pre_commit", reason="pip install .[test]")
+    pytest.importorskip("pre_commit", reason="needs pre-commit: pip install pre-commit")
     subprocess.run(
         [sys.executable, "-m", "pre_commit", "validate-manifest", ROOT / ".pre-commit-hooks.yaml"],
         check=True,
