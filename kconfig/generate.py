@@ -8,15 +8,13 @@ The base is always named: the kernel's own tool, left alone, reads
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import kconfiglib
 
-from kconfig import explain, write
+from kconfig import describe, explain, reading, solve, tree, write
 from kconfig.condition import SYMBOL, hold
 from kconfig.errors import KconfigError, UnmetError
 from kconfig.nearest import Nearest
@@ -24,9 +22,8 @@ from kconfig.policy import Policy, Rule
 
 _LINE = re.compile(r"(?:CONFIG_)?([A-Za-z0-9_]+)=(.*)")
 _UNSET = re.compile(r"# CONFIG_([A-Za-z0-9_]+) is not set")
-_ASSIGNED = re.compile(r"CONFIG_([A-Za-z0-9_]+)=")
-# The first kernel known to read a configuration so; the last known not to is 2.6.20.
-_LAST_WINS = (2, 6, 30)
+# For so many symbols that did not get their value a way to it is looked for.
+_MOST_WAYS = 5
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -62,13 +59,14 @@ class Generated:
     """A configuration's text and what was asked of it.
 
     ``unmet`` lists recommendations missed, ``overridden`` the rules of a policy that a
-    fragment or a single value goes against.
+    fragment or a single value goes against, ``ran`` the commands that reading the tree ran.
     """
 
     text: str
     requests: tuple[Request, ...]
     unmet: tuple[str, ...]
     overridden: tuple[str, ...] = ()
+    ran: tuple[str, ...] = ()
 
 
 def parse_assignment(text: str, by: str) -> Request:
@@ -136,8 +134,8 @@ def generate(
     :raises UnmetError: a required value was not reached; a reason for each.
     """
     try:
-        with _readable(kconf, base, version) as path:
-            kconf.load_config(str(path), replace=True)
+        kconf.load_config(str(base), replace=True)
+        reading.settle(kconf, version)
     except (OSError, kconfiglib.KconfigError) as error:
         raise KconfigError(f"{base}: cannot be read as a configuration ({error})") from error
     final, overridden = _final(requests)
@@ -154,28 +152,29 @@ def generate(
         for r in unknown
         if r.required and not r.accepts("n") and not _settled(r, values)
     ]
-    if absent:
-        raise UnmetError(absent)
     # Twice: setting a member of a choice, or a symbol that others select, can
     # change what an earlier one may have.
     for _ in range(2):
         for request in known:
             symbol = kconf.syms[request.symbol]
             if not request.accepts(symbol.str_value) and not _settled(request, values):
-                symbol.set_value(request.nearest(symbol.str_value))
+                solve.assign(symbol, request.nearest(symbol.str_value))
     missed = [
         r
         for r in known
         if not r.accepts(kconf.syms[r.symbol].str_value) and not _settled(r, values)
     ]
-    failed = [_reason(kconf, r) for r in missed if r.required]
-    if failed:
-        raise UnmetError(failed)
+    failed = [r for r in missed if r.required]
+    if absent or failed:
+        raise UnmetError(
+            absent + [_reason(kconf, r, way=number < _MOST_WAYS) for number, r in enumerate(failed)]
+        )
     return Generated(
         write.config_text(kconf, version, header),
         tuple(final),
         tuple(_reason(kconf, r) for r in missed),
         tuple(overridden),
+        tree.commands_run(kconf),
     )
 
 
@@ -230,44 +229,26 @@ def _settled(request: Request, values: Mapping[str, str]) -> bool:
     )
 
 
-@contextmanager
-def _readable(
-    kconf: kconfiglib.Kconfig, base: Path, version: tuple[int, int, int]
-) -> Iterator[Path]:
-    """Give a file that Kconfiglib reads as the tree's own tool reads ``base``.
+def _reason(kconf: kconfiglib.Kconfig, request: Request, *, way: bool = False) -> str:
+    """Say what became of a request and what stood in the way, link by link.
 
-    Of two assignments to one symbol, or two members of a choice set to y, the first
-    counts in 2.6.20 (conf_read_simple skips a symbol that has a value), the last in
-    2.6.30 and in Kconfiglib.
+    :param way: also say what would help, if something does.
     """
-    text = base.read_text("latin-1")
-    lines: list[str] = []
-    seen: set[object] = set()
-    for line in text.splitlines():
-        match = _UNSET.fullmatch(line) or _ASSIGNED.match(line)
-        if match:
-            symbol = kconf.syms.get(match[1])
-            chosen = symbol is not None and symbol.choice is not None and line.endswith("=y")
-            keys = {match[1], symbol.choice} if chosen else {match[1]}
-            if keys & seen:
-                continue
-            seen |= keys
-        lines.append(line)
-    if version >= _LAST_WINS or len(lines) == len(text.splitlines()):
-        yield base
-        return
-    with tempfile.NamedTemporaryFile("w", encoding="latin-1", prefix="krg-config-") as file:
-        file.write("\n".join(lines) + "\n")
-        file.flush()
-        yield Path(file.name)
-
-
-def _reason(kconf: kconfiglib.Kconfig, request: Request) -> str:
     symbol = kconf.syms[request.symbol]
-    return (
+    want = request.nearest(symbol.str_value)
+    first, *chain = explain.chain(symbol, want).split("\n")
+    lines = [
         f"{request.symbol} is {symbol.str_value or 'empty'}, wanted {request.wanted}: "
-        f"{explain.obstacle(symbol, request.nearest(symbol.str_value))} ({request.by})"
-    )
+        f"{first} ({request.by})",
+        *chain,
+    ]
+    truth = symbol.orig_type in (kconfiglib.BOOL, kconfiglib.TRISTATE)
+    if way and truth and want in kconfiglib.STR_TO_TRI:
+        solution = solve.solve(kconf, symbol.name, want)
+        if solution is not None:
+            found = describe.way_lines(symbol.name, want, solution)
+            lines += [f"    {line}" for line in found]
+    return "\n".join(lines)
 
 
 def _hint(nearest: Nearest, name: str) -> str:

@@ -85,8 +85,8 @@ def lint(subject: Subject, trees: Trees) -> list[Finding]:
     ]
 
 
-def _read_into(kconf: kconfiglib.Kconfig, config: ConfigFile) -> None:
-    """Load the assignments, all of them: which one counts is the tree's affair."""
+def as_text(config: ConfigFile) -> str:
+    """Return the assignments as a .config, all of them: which one counts is the tree's affair."""
     lines = []
     for entry in config.assignments:
         if entry.quoted:
@@ -96,8 +96,12 @@ def _read_into(kconf: kconfiglib.Kconfig, config: ConfigFile) -> None:
             lines.append(f"# CONFIG_{entry.symbol} is not set")
         else:
             lines.append(f"CONFIG_{entry.symbol}={entry.value}")
+    return "\n".join(lines) + "\n"
+
+
+def _read_into(kconf: kconfiglib.Kconfig, config: ConfigFile) -> None:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="krg-lint-") as file:
-        file.write("\n".join(lines) + "\n")
+        file.write(as_text(config))
         file.flush()
         kconf.load_config(file.name, replace=True)
 
@@ -211,7 +215,7 @@ def _forced(
             for part in kconfiglib.split_expr(symbol.rev_dep, kconfiglib.OR)
             if expr_value(part) > allowed
         ]
-        needs = " and ".join(explain.unmet(symbol.direct_dep, forced)) or "less"
+        needs = " and ".join(explain.unmet(symbol.direct_dep, forced, kconf)) or "less"
         entry = assigned.get(symbol.name)
         yield Finding(
             "tree/forced", "recommended", symbol.name, symbol.str_value, "",

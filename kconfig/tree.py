@@ -152,6 +152,24 @@ def _source_arch(tree: Path, arch: str) -> str:
     return arch if (tree / "arch" / arch).is_dir() else _SOURCES.get(arch, arch)
 
 
+def default_config(tree: Path, arch: str) -> Path:
+    """Return the default configuration that ``make defconfig`` takes for ``arch``.
+
+    :raises KconfigError: there is none where trees have it.
+    """
+    source = tree / "arch" / _source_arch(tree, arch)
+    places = (
+        tree / f"arch/{arch}/defconfig",
+        source / f"configs/{arch}_defconfig",
+        source / "configs/defconfig",
+        source / "defconfig",
+    )
+    for place in places:
+        if place.is_file():
+            return place
+    raise KconfigError(f"{tree}: has no default configuration for {arch}; name a base (--config)")
+
+
 def settings(tree: Path, arch: str, *, shell: bool = True) -> dict[str, str]:
     """Return the environment in which the Kconfig files of ``tree`` are read."""
     numbers = kernel_version(tree).numbers
@@ -164,6 +182,11 @@ def settings(tree: Path, arch: str, *, shell: bool = True) -> dict[str, str]:
         "KERNELVERSION": version,
         "KERNELRELEASE": version,
     }
+
+
+def commands_run(kconf: kconfiglib.Kconfig) -> tuple[str, ...]:
+    """Return the commands that loading a tree ran."""
+    return tuple(kconf._shell.commands) if kconf._shell.runs else ()
 
 
 def load(tree: Path, arch: str, *, shell: bool = True) -> kconfiglib.Kconfig:

@@ -39,7 +39,9 @@ class Wishes:
 
         names = self.policies or (release.policy,)
         return {
-            "policies": {n: sha256(json.dumps(_policy(n).identity())) for n in names},
+            "policies": {
+                n: sha256(json.dumps(_policy(n).identity())) for n in names if n != "none"
+            },
             "fragments": [sha256(text) for _, text in self.fragments],
             "sets": list(self.sets),
             "base": sha256(_read(self.base)) if self.base else "defconfig",
@@ -66,21 +68,33 @@ def text(linux: Path, release: Release, arch: str, wishes: Wishes, build_id: str
 
 
 def generated(
-    linux: Path, release: Release, arch: str, wishes: Wishes, build_id: str
+    linux: Path,
+    release: Release | None,
+    arch: str,
+    wishes: Wishes,
+    build_id: str,
+    *,
+    shell: bool = True,
 ) -> generate.Generated:
-    """Return the .config for the patched tree ``linux``, and what was not done as asked.
+    """Return the .config for the tree ``linux``, and what was not done as asked.
 
     Order, later wins: base, policies (which must not contradict each other),
     LOCALVERSION, fragments, single values.
 
+    :param release: whose policy counts if the wishes name none; None for a tree of the
+        user's, for which that of its kernel's version counts.
+    :param shell: whether the tree may run commands, see kconfig.tree.load.
     :raises InputError: an unknown symbol or a malformed line.
     :raises FailedError: a symbol did not get its value; says what stood in the way.
     """
     assert _ID.fullmatch(build_id)
     try:
         version = tree.kernel_version(linux)
-        kconf = tree.load(linux, arch)
-        policies = [_policy(name) for name in wishes.policies or (release.policy,)]
+        kconf = tree.load(linux, arch, shell=shell)
+        names = wishes.policies or ((release.policy,) if release else ())
+        policies = [_policy(n) for n in names if n != "none"]
+        if not names:
+            policies = policy.for_kernel(version.numbers)
         policy.check_together(rule for one in policies for rule in one.rules)
         requests = [
             request
@@ -92,12 +106,12 @@ def generated(
         for name, fragment in wishes.fragments:
             requests += generate.parse_fragment(fragment, name)
         requests += [generate.parse_assignment(line, "--set") for line in wishes.sets]
-        base = wishes.base or linux / f"arch/{arch}/defconfig"
+        base = wishes.base or tree.default_config(linux, arch)
         header = (
             "#\n"
             f"# Linux {version} for {arch}, made by krg-provision\n"
-            f"# release {release.name}, base {base.name}, "
-            f"policy {', '.join(wishes.policies or (release.policy,))}\n"
+            f"# {f'release {release.name}, ' if release else ''}base {base.name}, "
+            f"policy {', '.join(one.name for one in policies) or 'none'}\n"
             "#\n"
         )
         return generate.generate(kconf, base, requests, version=version.numbers, header=header)

@@ -7,6 +7,7 @@ name was put there by hand, such as made by ``git archive --prefix=linux-2.6.30/
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tarfile
@@ -16,7 +17,10 @@ import pytest
 
 from provision.debian_archive import DebianArchive
 from provision.errors import KrgError
+from provision.paths import sources_dir
 
+# Resolved when this file is read, before any test gets a home of its own.
+SOURCES = Path(os.environ.get("KRG_TEST_SOURCES") or sources_dir())
 ARCHIVES = {
     "2.6.20": "linux-2.6.20.tar.xz",
     "2.6.30": "linux-2.6.30.tar.gz",

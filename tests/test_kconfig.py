@@ -74,6 +74,14 @@ def test_every_unmet_wish_is_named() -> None:
     assert len(unmet("NETFILTER=y", "TIPC=y", "BUFFERS=5")) == 3
 
 
+def test_what_would_help_is_said() -> None:
+    (said,) = unmet("KERRIGHED=y")
+    assert "to make it y (2 changes):\n        --set KEYS=n --set PREEMPT_NONE=y\n" in said
+    assert "also changes: PREEMPT_VOLUNTARY y->n, TIPC n->y" in said
+    absent, low = unmet("NETFILTER=y", "NOSUCH=y")
+    assert "no such symbol" in absent and low.startswith("NETFILTER is n")
+
+
 def test_order_of_wishes_does_not_matter_to_dependencies() -> None:
     text = made("BUFFERS=5", "NETFILTER=m", "NET=y", "KERRIGHED=y", "KEYS=n", "PREEMPT_NONE=y").text
     assert {"CONFIG_BUFFERS=5", "CONFIG_NETFILTER=m", "CONFIG_TIPC=y"} <= set(text.splitlines())
@@ -87,7 +95,10 @@ def test_a_recommendation_may_be_missed() -> None:
     request = generate.Request("NETFILTER", ("y",), "policy", required=False)
     kconf = tree.load(TREE, "x86_64")
     result = generate.generate(kconf, BASE, [request], version=(2, 6, 20))
-    assert result.unmet == ("NETFILTER is n, wanted y: needs NET, which is n (policy)",)
+    assert result.unmet == (
+        "NETFILTER is n, wanted y: needs NET, which is n (policy)\n"
+        "    NET is n: the configuration says so",
+    )
 
 
 def test_any_of_several_values_will_do(tmp_path: Path) -> None:

@@ -27,24 +27,38 @@ def read_fragments(paths: tuple[Path, ...]) -> tuple[tuple[str, str], ...]:
 
 @click.group()
 def config() -> None:
-    """Generate kernel configurations.
+    """Generate, check, compare and explain kernel configurations.
 
     \b
     Examples:
       krg-provision config generate -o config
+      krg-provision config lint .config
+      krg-provision config explain --config .config KERRIGHED
     """
 
 
+_NO_SHELL = "Trees from 4.18 on run commands while they are read: run none."
+_TREE = "A kernel tree of any age (default: the release's, made from its archives)."
+
+
+def say_commands(ran: tuple[str, ...]) -> None:
+    """Tell that the tree ran commands of its own."""
+    if ran:
+        click.echo(
+            f"note: reading the tree ran {len(ran)} commands that it names (--no-shell runs none)",
+            err=True,
+        )
+
+
 @config.command()
-@click.option("--release", "name", metavar="R", help="[default: kerrighed-2.4.4]")
+@click.option("--release", "name", metavar="R",
+              help="[default: kerrighed-2.4.4, or none with --tree]")  # fmt: skip
 @click.option("--arch", default="x86_64", show_default=True, metavar="A")
-@click.option(
-    "--tree",
-    type=_PATH,
-    metavar="DIR",
-    help="A patched kernel tree (default: prepared from the release's archives).",
-)
-@click.option("--policy", "policies", multiple=True, metavar="P", help="Instead of the release's.")
+@click.option("--tree", type=_PATH, metavar="DIR", help=_TREE)
+@click.option("--no-shell", is_flag=True, help=_NO_SHELL)
+@click.option("--policy", "policies", multiple=True, metavar="P",
+              help="A shipped policy, a .toml file, or none.  [default: the release's, or the "
+              "one for the tree's kernel]")  # fmt: skip
 @click.option("--fragment", "fragments", multiple=True, metavar="FILE", type=_PATH)
 @click.option("--set", "sets", multiple=True, metavar="SYMBOL=VALUE")
 @click.option("--config", "base", metavar="FILE", type=_PATH, help="Base, instead of defconfig.")
@@ -56,6 +70,7 @@ def generate(
     name: str | None,
     arch: str,
     tree: Path | None,
+    no_shell: bool,
     policies: tuple[str, ...],
     fragments: tuple[Path, ...],
     sets: tuple[str, ...],
@@ -76,6 +91,7 @@ def generate(
       krg-provision config generate -o config
       krg-provision config generate --arch i386 --set SMP=n
       krg-provision config generate --tree ~/linux-2.6.20 --fragment site.config
+      krg-provision config generate --tree ~/linux-6.1 --policy boot --set BTRFS_FS=y
     """
     from provision import release as releases
     from provision.atomic import write_text
@@ -83,13 +99,17 @@ def generate(
     from provision.prepared import prepared_tree
     from provision.progress import Phases
 
-    release = releases.load(name or releases.DEFAULT)
-    release.arch(arch)
     wishes = Wishes(policies, read_fragments(fragments), sets, base)
-    with Phases(quiet=quiet) as phases:
-        linux = tree or prepared_tree(release, source_dir, phases.update)
-    made = generated(linux, release, arch, wishes, "")
+    release = releases.load(name or releases.DEFAULT) if name or tree is None else None
+    if release is not None:
+        release.arch(arch)
+    if tree is None:
+        assert release is not None
+        with Phases(quiet=quiet) as phases:
+            tree = prepared_tree(release, source_dir, phases.update)
+    made = generated(tree, release, arch, wishes, "", shell=not no_shell)
     if not quiet:
+        say_commands(made.ran)
         for note in (*made.overridden, *made.unmet):
             click.echo(f"note: {note}", err=True)
     if output is None:
@@ -98,7 +118,6 @@ def generate(
         write_text(output, made.text)
 
 
-_NO_SHELL = "Trees from 4.18 on run commands while they are read: run none."
 _FORMATS = ["table", "json", "sarif", "junit", "github", "markdown"]
 _SEVERITIES = ["required", "recommended", "info"]
 
@@ -228,4 +247,59 @@ def diff(
     changes = steps.differences(before, after, tree, arch, policies, shell=not no_shell)
     click.echo(differ.as_json(changes) if form == "json" else differ.as_text(changes), nl=False)
     if changes:
+        raise click.exceptions.Exit(1)
+
+
+@config.command()
+@click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
+@click.option("--config", "config_file", metavar="FILE",
+              help="What lint takes.  [default: the tree's default configuration]")  # fmt: skip
+@click.option("--tree", type=_PATH, metavar="DIR", help=_TREE)
+@click.option("--release", "name", metavar="R", help="[default: kerrighed-2.4.4]")
+@click.option("--arch", default="", metavar="A", help="[default: what FILE says, else x86_64]")
+@click.option("--no-shell", is_flag=True, help=_NO_SHELL)
+@click.option("--to", "want", type=click.Choice(["y", "m", "n"]),
+              help="Look only for a way to this value; exit with 1 if there is none.")  # fmt: skip
+@click.option("--source-dir", type=_PATH, metavar="DIR")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+def explain(
+    *,
+    symbols: tuple[str, ...],
+    config_file: str | None,
+    tree: Path | None,
+    name: str | None,
+    arch: str,
+    no_shell: bool,
+    want: str | None,
+    source_dir: Path | None,
+    form: str,
+) -> None:
+    """Say why a symbol has its value, and the fewest changes that would give it another.
+
+    Shows where it is defined, its prompt, help, dependencies with their present values,
+    what selects it, the chain that decided its value, and for each other value the
+    shortest set of changes, with what else those would change.
+
+    \b
+    Examples:
+      krg-provision config explain --config .config KERRIGHED
+      krg-provision config explain --tree ~/linux-6.1 --to y BPF_LSM
+    """
+    from kconfig import describe
+    from provision import explain as steps
+    from provision import release as releases
+    from provision.prepared import prepared_tree
+    from provision.progress import Phases
+
+    if tree is None:
+        with Phases(quiet=False) as phases:
+            release = releases.load(name or releases.DEFAULT)
+            tree = prepared_tree(release, source_dir, phases.update)
+    found, ran = steps.explain(symbols, tree, config_file, arch, want, shell=not no_shell)
+    say_commands(ran)
+    if form == "json":
+        click.echo(describe.as_json(found), nl=False)
+    else:
+        click.echo("\n".join(map(describe.as_text, found)), nl=False)
+    if want is not None and any(one.value != want and not one.ways[want] for one in found):
         raise click.exceptions.Exit(1)
