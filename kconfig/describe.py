@@ -205,7 +205,9 @@ def way_lines(symbol: str, want: str, solution: Solution | None) -> Iterator[str
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     if solution.effects:
-        shown = [f"{e.symbol} {e.before or 'unset'}->{e.after or 'unset'}" for e in solution.effects]
+        shown = [
+            f"{e.symbol} {e.before or 'unset'}->{e.after or 'unset'}" for e in solution.effects
+        ]
         more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         yield from _wrapped("also changes", ", ".join(shown[:_SHOWN]) + more)
 

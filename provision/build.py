@@ -35,8 +35,10 @@ from provision.runner import Runner
 from provision.tools import Toolchain
 
 # Part of every build's key: raise it when the same inputs give another result.
-RECIPE = 1
+RECIPE = 2
 _SPACE = 2 << 30
+# The first gcc with -ffile-prefix-map.
+_MAPS_PATHS = 8
 _FULL = 1 << 20
 # Characters that make or the shells of its rules would take for something else.
 _UNFIT = re.compile(r"[\s'\"`$:;#%&()<>|*?!=\[\]{}\\]")
@@ -331,11 +333,15 @@ class _Run:
 
     def _fill(self, word: str) -> str:
         ccache = self.order.ccache if self.order.ccache is not None else self.toolchain.ccache
-        cc = "ccache gcc" if ccache else "gcc"
+        cc = ["ccache gcc" if ccache else "gcc", *self.arch.gcc_flags]
+        if int(self.toolchain.versions["gcc"].split(".")[0]) >= _MAPS_PATHS:
+            # Modules name their sources in messages: not by where they happened to be built.
+            cc.append(f"-ffile-prefix-map={self.there}=/usr/src/{self.order.release.name}")
         values = {
             "arch": self.order.arch,
             "jobs": str(self.order.jobs or self.toolchain.processors),
-            "gcc": " ".join([cc, *self.arch.gcc_flags]),
+            "epoch": str(self.order.release.epoch),
+            "gcc": " ".join(cc),
             "musl_cc": str(self.there / "musl/cc"),
             "stage": str(self.stage),
             **{name: str(self.there / name) for name in self.order.release.archives},
@@ -364,11 +370,19 @@ class _Run:
 
         They would change the result without being part of the build's key.
         """
+        when = self.order.release.epoch
         env = {
             "HOME": str(self.toolchain.home),
             "LC_ALL": "C",
             "PATH": _SYSTEM_PATH,
             "KCONFIG_NOTIMESTAMP": "1",
+            # So that a build is the same on another day, by another user, elsewhere
+            # (https://reproducible-builds.org/specs/source-date-epoch/).
+            "SOURCE_DATE_EPOCH": str(when),
+            "KBUILD_BUILD_TIMESTAMP": time.strftime("%a %b %e %H:%M:%S UTC %Y", time.gmtime(when)),
+            "KBUILD_BUILD_USER": "build",
+            "KBUILD_BUILD_HOST": "krg-provision",
+            "TZ": "UTC",
         }
         if self.runner.is_local:
             env["PATH"] = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}".lstrip(":")
@@ -426,6 +440,11 @@ class _Run:
     ) -> dict[str, object]:
         return {
             "release": self.order.release.name,
+            "title": self.order.release.title,
+            "kernel_version": self.order.release.kernel_version,
+            "epoch": self.order.release.epoch,
+            "origins": [a.urls[0] for a in self.order.release.archives.values() if a.urls],
+            "gcc_flags": list(self.arch.gcc_flags),
             "arch": self.order.arch,
             "kernel_release": self.kernel_release,
             "build_id": self.key.build_id,

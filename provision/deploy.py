@@ -171,7 +171,7 @@ def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]
     found = [
         _text("/etc/kerrighed_nodes", target.cluster.nodes_file().encode()),
         _text("/etc/default/kerrighed", settings.encode()),
-        _text("/etc/init.d/kerrighed", render("kerrighed.init.j2").encode(), 0o755),
+        _text("/etc/init.d/kerrighed", render("kerrighed.init.j2", packaged=False).encode(), 0o755),
     ]
     if entry is not None:
         found.append(_text(MENU, entry.text, 0o600))

@@ -29,6 +29,11 @@ def builds_dir() -> Path:
     return _base("XDG_DATA_HOME", ".local/share") / "builds"
 
 
+def packages_dir() -> Path:
+    """Return the directory of Debian packages, one subdirectory for each build."""
+    return _base("XDG_DATA_HOME", ".local/share") / "packages"
+
+
 def labs_dir() -> Path:
     """Return the directory of labs, one subdirectory each."""
     return _base("XDG_STATE_HOME", ".local/state") / "labs"

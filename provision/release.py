@@ -24,6 +24,7 @@ _KEYS = {
     "title",
     "kernel_version",
     "policy",
+    "epoch",
     "archive",
     "patches",
     "arch",
@@ -82,12 +83,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Release:
-    """A release file's content."""
+    """A release file's content.
+
+    ``epoch`` is the time, in seconds since 1970, that builds and packages say they are from.
+    """
 
     name: str
     title: str
     kernel_version: str
     policy: str
+    epoch: int
     archives: Mapping[str, Archive]
     patches: Patches | None
     arches: Mapping[str, Arch]
@@ -98,6 +103,7 @@ class Release:
         return [
             self.name,
             self.kernel_version,
+            self.epoch,
             [(a.name, a.sha256, a.tree, a.fixups) for a in self.archives.values()],
             astuple(self.patches) if self.patches else None,
             [
@@ -160,6 +166,7 @@ def _release(raw: Table) -> Release:
         title=raw.text("title"),
         kernel_version=raw.text("kernel_version"),
         policy=raw.text("policy"),
+        epoch=raw.number("epoch"),
         archives=archives,
         patches=_patches(raw, archives) if "patches" in raw else None,
         arches=arches,

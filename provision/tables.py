@@ -62,6 +62,10 @@ class Table:
         """Return a whole number."""
         return self._get(key, int, default)
 
+    def flag(self, key: str) -> bool:
+        """Return true or false; false when it is not there."""
+        return self._get(key, bool, False)
+
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return a list of texts."""
         values: list[Any] = self._get(key, list, None if default is None else list(default))

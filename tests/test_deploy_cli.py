@@ -542,6 +542,7 @@ def test_scripts_are_clean(name: str, tmp_path: Path) -> None:
             "stage": ".krg-provision-0",
             "areas": ("/boot", "/etc"),
             "before": [("-", "/etc/kerrighed_nodes"), ("0" * 64, "/boot/grub/menu.lst")],
+            "packaged": True,
             "backups": [("/boot/grub", "/boot/grub/menu.lst")],
             "date": "20260101T000000Z",
             "tree": "/lib/modules/x",

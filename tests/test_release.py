@@ -28,7 +28,7 @@ def test_shipped_ones_are_complete(name: str) -> None:
         assert archive.files and all(url.startswith("https://") for url in archive.urls)
         for group in archive.fixups:
             assert fixup.load(group)
-    known = {"arch", "jobs", "gcc", "musl_cc", "stage", "kernel_release", *made.archives}
+    known = {"arch", "epoch", "jobs", "gcc", "musl_cc", "stage", "kernel_release", *made.archives}
     for arch in made.arches.values():
         for step in made.steps:
             assert step.tree in made.archives or step.copy_of in made.archives

@@ -21,6 +21,7 @@ VALUES = {
     "before": [("-", "/etc/kerrighed_nodes"), ("0" * 64, "/boot/grub/menu.lst")],
     "date": "20260101T000000Z",
     "legacy_sched": True,
+    "packaged": False,
     "places": "/boot /etc",
     "runs": ["update-rc.d kerrighed defaults"],
     "running": True,

@@ -120,7 +120,7 @@ def test_templates_and_data_are_found(installed: Path) -> None:
         "from provision.data import render, data_dir\n"
         "from provision import fixup, release, doctor\n"
         "from kconfig import policy\n"
-        "render('kerrighed.init.j2')\n"
+        "render('kerrighed.init.j2', packaged=False)\n"
         "made = release.load(release.DEFAULT)\n"
         "[fixup.load(g) for a in made.archives.values() for g in a.fixups]\n"
         "policy.load(made.policy); doctor.load()\n"

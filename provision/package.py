@@ -1,0 +1,481 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Makes Debian packages of a build; templates/packages/packages.toml says which and of what.
+
+The flow is ``make``: what goes where (``plan``), a staged tree and a .deb for each package,
+all at once on all processors, and a directory with packages.json that gets its name last.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from provision import __version__, sources, tables
+from provision.artifacts import Artifacts, describe_or_none, digest
+from provision.atomic import write_text
+from provision.data import data_dir, render
+from provision.deb import COMPRESSIONS, NAME, VERSION, Stage, compressed, mode_of
+from provision.errors import FailedError, InputError, MissingError
+from provision.paths import packages_dir
+from provision.progress import Phases
+from provision.runner import LocalRunner
+from provision.tables import Table
+
+FORMAT = 1
+MANIFEST = "packages.json"
+MAINTAINER = "krg-provision <krg-provision@localhost>"
+DEBIAN_ARCH = {"x86_64": "amd64", "i386": "i386"}
+# e_machine of the programs in scripts/ (elf.h) and what Debian calls that.
+_MACHINES = {62: "amd64", 3: "i386", 183: "arm64"}
+_MAINTAINER = re.compile(r"[^<>\n]*[^<>\s][^<>\n]* <[^<>\s@]+@[^<>\s@]+>")
+_REVISION = re.compile(r"[1-9][0-9]{0,5}")
+_CONTROL = ("preinst", "postinst", "prerm", "postrm", "conffiles")
+_WILD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user may choose.
+
+    :param output: a directory for the packages; None: one per build, below the user's data.
+    :param revision: the Debian revision; of two packages with the same build only a higher
+        one is an upgrade.
+    """
+
+    output: Path | None = None
+    compression: str = "gzip"
+    revision: str = "1"
+    maintainer: str = MAINTAINER
+
+
+@dataclass(frozen=True)
+class Move:
+    """One file of the build and where the package has it."""
+
+    source: str
+    target: str
+    mode: int | None
+    strip: str
+    compress: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One package to make: its names, what goes in, and the values of its templates."""
+
+    id: str
+    name: str
+    version: str
+    architecture: str
+    moves: tuple[Move, ...]
+    archives: tuple[tuple[str, str, str], ...]
+    links: tuple[tuple[str, str], ...]
+    texts: tuple[tuple[str, str, int], ...]
+
+    @property
+    def file(self) -> str:
+        """Return the package's file name."""
+        return f"{self.name}_{self.version}_{self.architecture}.deb"
+
+
+@dataclass(frozen=True)
+class Made:
+    """The packages of a build on disk; ``entries`` as in packages.json."""
+
+    directory: Path
+    entries: tuple[Mapping[str, Any], ...]
+
+
+def make(build: Artifacts, wishes: Wishes, phases: Phases) -> tuple[Made, bool]:
+    """Make the packages of a build; return them, and whether anything had to be done.
+
+    :raises InputError: the build was changed since, or has a name dpkg would refuse.
+    :raises MissingError: dpkg-deb or strip is missing, or there is no space.
+    :raises FailedError: dpkg-deb refuses a package.
+    """
+    _check(build, wishes)
+    recipes = plan(build, wishes)
+    final = (wishes.output or packages_dir() / build.directory.name).absolute()
+    key = _key(build, wishes)
+    done = _finished(final, key)
+    if done is not None:
+        return done, False
+    used = sorted(
+        {move.source for r in recipes for move in r.moves}
+        | {archive[0] for r in recipes for archive in r.archives}
+    )
+    phases.update("check the build")
+    damaged = [name for name in used if describe_or_none(build.path(name)) != build.files[name]]
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise InputError(
+            f"{build.path(damaged[0])}{more}: changed since it was built",
+            hint="build it again: krg-provision build-kernel does nothing but that",
+        )
+    final.parent.mkdir(parents=True, exist_ok=True)
+    sources.need_space(final.parent, 3 * sum(build.files[n].size for n in used), "packages")
+    with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as scratch:
+        place = Path(scratch) / "packages"
+        place.mkdir(mode=0o755)
+        place.chmod(0o755)
+        _all(build, recipes, wishes, Path(scratch), place, phases)
+        entries = [_entry(place / recipe.file, recipe) for recipe in recipes]
+        manifest = {
+            "format": FORMAT,
+            "release": build.kernel_release,
+            "build_id": build.build_id,
+            "made_by": f"krg-provision {__version__}",
+            "key": key,
+            "packages": entries,
+        }
+        write_text(place / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        _replace(place, final)
+    return Made(final, tuple(entries)), True
+
+
+def _check(build: Artifacts, wishes: Wishes) -> None:
+    for value, pattern, what in (
+        (wishes.maintainer, _MAINTAINER, 'a maintainer such as "Ann Else <ann@example.org>"'),
+        (wishes.revision, _REVISION, "a revision such as 1 or 2"),
+        (wishes.compression, re.compile("|".join(COMPRESSIONS)), "a compression"),
+    ):
+        if not pattern.fullmatch(value):
+            raise InputError(f"{value!r} is not {what}")
+    if build.arch not in DEBIAN_ARCH:
+        raise InputError(f"{build.directory}: there is no Debian architecture for {build.arch}")
+    lacks = [key for key in ("title", "kernel_version", "epoch") if key not in build.manifest]
+    if lacks:
+        raise InputError(
+            f"{build.directory}: its manifest.json does not say {lacks[0]}",
+            hint="it was made by an older version: build again with krg-provision build-kernel",
+        )
+    for tool, package in (("dpkg-deb", "dpkg"), ("strip", "binutils")):
+        if shutil.which(tool) is None:
+            raise MissingError(f"{tool}: not found on this machine", hint=f"package {package}")
+
+
+def _key(build: Artifacts, wishes: Wishes) -> str:
+    """Return a digest of everything that decides the packages."""
+    texts = {
+        str(path.relative_to(data_dir("templates"))): digest(path)
+        for path in sorted(data_dir("templates").rglob("*"))
+        if path.suffix in (".j2", ".toml")
+    }
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    files = {name: (entry.sha256, entry.mode) for name, entry in build.files.items()}
+    what = [
+        files, build.manifest["inputs"], texts, wishes.compression, wishes.revision,
+        wishes.maintainer, epoch,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def load(directory: Path) -> Made | None:
+    """Return the packages in a directory; None when it has no packages.json of ours."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
+        if manifest["format"] != FORMAT:
+            return None
+        return Made(directory, tuple(manifest["packages"]))
+    except (OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+def _finished(final: Path, key: str) -> Made | None:
+    made = load(final)
+    if made is None:
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise InputError(
+                f"{final}: exists and holds no packages of ours",
+                hint="name another directory with --output",
+            )
+        return None
+    foreign = {path.name for path in final.iterdir()} - {
+        MANIFEST,
+        *(e["file"] for e in made.entries),
+    }
+    if foreign:
+        raise InputError(
+            f"{final / min(foreign)}: is none of our packages",
+            hint="move it away, or name another directory with --output",
+        )
+    text = json.loads((final / MANIFEST).read_text("utf-8"))
+    whole = all(_intact(final / e["file"], e["sha256"]) for e in made.entries)
+    return made if text.get("key") == key and whole else None
+
+
+def _intact(path: Path, sha256: str) -> bool:
+    return path.is_file() and digest(path) == sha256
+
+
+def _replace(place: Path, final: Path) -> None:
+    """Give finished packages their name; the former ones go away with the scratch directory."""
+    if final.exists():
+        final.rename(place.with_name("former"))
+    place.rename(final)
+
+
+# What goes into which package.
+
+
+def plan(build: Artifacts, wishes: Wishes) -> list[Recipe]:
+    """Return the packages to make of a build."""
+    raw = tables.read(data_dir("templates") / "packages/packages.toml", {"package"})
+    keys = {"id", "name", "needs", "architecture", "version", "file", "archive", "link", "text"}
+    recipes = []
+    for one in raw.tables("package", keys):
+        needs = [_fill(name, build) for name in one.texts("needs")]
+        if all(name in build.files for name in needs):
+            recipes.append(_recipe(one, build, wishes))
+    if not recipes:
+        raise InputError(f"{build.directory}: nothing in it belongs into a package")
+    return recipes
+
+
+def _recipe(raw: Table, build: Artifacts, wishes: Wishes) -> Recipe:
+    name, version = _fill(raw.text("name"), build), _version(raw.text("version"), build, wishes)
+    if not NAME.fullmatch(name) or not VERSION.fullmatch(version):
+        raise InputError(
+            f"dpkg takes no package {name} {version}: names are small letters, digits, + - and .",
+            hint="build with another LOCALVERSION (--set LOCALVERSION=...)",
+        )
+    target = DEBIAN_ARCH[build.arch]
+    archives = tuple(
+        (entry.text("from"), _fill(entry.text("to"), build), entry.text("strip", ""))
+        for entry in _maybe(raw, "archive", {"from", "to", "strip"})
+    )
+    builder = raw.text("architecture") == "builder"
+    architecture = _builder_arch(build, archives[0][0]) if builder else target
+    return Recipe(
+        raw.text("id"), name, version, architecture,
+        tuple(_moves(raw, build)),
+        archives,
+        tuple(
+            (_fill(entry.text("path"), build), _fill(entry.text("target"), build))
+            for entry in _maybe(raw, "link", {"path", "target"})
+        ),
+        tuple(
+            (text.text("from"), _fill(text.text("to"), build), _mode(text) or 0o644)
+            for text in _maybe(raw, "text", {"from", "to", "mode"})
+        ),
+    )  # fmt: skip
+
+
+def _version(kind: str, build: Artifacts, wishes: Wishes) -> str:
+    """Return a package's version.
+
+    Packages with the build's id in their names need it nowhere else; the tools have one
+    name for all builds, so the id tells the builds apart.
+    """
+    if kind == "kernel":
+        return f"{build.manifest['kernel_version']}-{wishes.revision}"
+    match = re.search(r"-(\d[0-9A-Za-z.+~]*)$", build.release)
+    upstream = match[1] if match else build.manifest["kernel_version"]
+    return f"{upstream}-{wishes.revision}+{build.build_id}"
+
+
+def _maybe(raw: Table, key: str, known: set[str]) -> list[Table]:
+    return raw.tables(key, known) if key in raw else []
+
+
+def _mode(raw: Table) -> int | None:
+    text = raw.maybe("mode")
+    return None if text is None else int(text, 8)
+
+
+def _fill(text: str, build: Artifacts) -> str:
+    return text.replace("{release}", build.kernel_release)
+
+
+def _moves(raw: Table, build: Artifacts) -> Iterator[Move]:
+    keys = {"from", "to", "mode", "except", "optional", "strip", "compress"}
+    for entry in _maybe(raw, "file", keys):
+        pattern, to = _fill(entry.text("from"), build), _fill(entry.text("to"), build)
+        without = [_fill(name, build) for name in entry.texts("except", ())]
+        names = [
+            name
+            for name in build.files
+            if _matches(name, pattern) and not any(_matches(name, w) for w in without)
+        ]
+        if not names and not entry.flag("optional"):
+            raise InputError(f"{build.directory}: no {pattern}, which {raw.text('id')} needs")
+        wild = _WILD.search(pattern)
+        fixed = pattern[: wild.start()].rpartition("/")[0] + "/" if wild else ""
+        for name in names:
+            target = to + name.removeprefix(fixed) if to.endswith("/") else to
+            yield Move(name, target, _mode(entry), entry.text("strip", ""), entry.flag("compress"))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Tell whether a name matches: * stays inside a folder, ** does not."""
+    if "**" in pattern:
+        return fnmatch.fnmatchcase(name, pattern.replace("**", "*"))
+    return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
+
+
+def _builder_arch(build: Artifacts, archive: str) -> str:
+    """Return Debian's name of the machine that the programs in an archive run on."""
+    with tarfile.open(build.path(archive)) as tar:
+        for member in tar:
+            stream = tar.extractfile(member) if member.isreg() and member.mode & 0o100 else None
+            head = stream.read(20) if stream is not None else b""
+            if head.startswith(b"\x7fELF"):
+                machine = int.from_bytes(head[18:20], "little")
+                if machine not in _MACHINES:
+                    raise InputError(f"{archive}: programs for an unknown machine ({machine})")
+                return _MACHINES[machine]
+    return "all"
+
+
+# From recipes to packages.
+
+
+def _all(
+    build: Artifacts,
+    recipes: Sequence[Recipe],
+    wishes: Wishes,
+    scratch: Path,
+    place: Path,
+    phases: Phases,
+) -> None:
+    phases.update("packages", 0, len(recipes))
+    # The largest take longest: they go first.
+    order = sorted(recipes, key=lambda r: -sum(build.files[m.source].size for m in r.moves))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        futures = [pool.submit(_one, build, r, wishes, scratch / r.id, place) for r in order]
+        try:
+            for count, future in enumerate(as_completed(futures), 1):
+                future.result()
+                phases.update("packages", count, len(recipes))
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _one(build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path, place: Path) -> None:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    when = int(epoch) if epoch.isascii() and epoch.isdigit() else int(build.manifest["epoch"])
+    stage = Stage(root, when)
+    root.mkdir()
+    for move in recipe.moves:
+        source = build.path(move.source)
+        entry = build.files[move.source]
+        if entry.target is not None:
+            stage.link(move.target, entry.target)
+            continue
+        mode = mode_of(source) if move.mode is None else move.mode
+        stage.put(move.target, source, mode, strip=move.strip, compress=move.compress)
+    for source_name, target, strip in recipe.archives:
+        stage.unpack(build.path(source_name), target, strip=strip)
+    for path, target in recipe.links:
+        stage.link(path, target)
+    values = _values(build, recipe, wishes, when)
+    for template, target, mode in recipe.texts:
+        stage.write(target, render(template, **values), mode)
+    _documentation(stage, recipe, values)
+    if recipe.archives:
+        values["shlibs"] = _shared_libraries(stage)
+    values["installed_size"] = stage.size()
+    folder = data_dir("templates") / "packages" / recipe.id
+    for control in ("control", *_CONTROL):
+        if control == "control" or (folder / f"{control}.j2").is_file():
+            stage.write(f"DEBIAN/{control}", render(f"packages/{recipe.id}/{control}.j2", **values))
+    stage.write("DEBIAN/md5sums", stage.md5sums())
+    target_file = place / recipe.file
+    stage.build(target_file, wishes.compression)
+    target_file.chmod(0o644)
+    shutil.rmtree(root)
+
+
+def _values(build: Artifacts, recipe: Recipe, wishes: Wishes, when: int) -> dict[str, object]:
+    manifest = build.manifest
+    flags = " ".join(manifest.get("gcc_flags", ()))
+    return {
+        "name": recipe.name,
+        "source": re.sub(r"[^a-z0-9+.-]", "-", build.release.lower()),
+        "version": recipe.version,
+        "architecture": recipe.architecture,
+        "maintainer": wishes.maintainer,
+        "release": build.kernel_release,
+        "kernel_version": manifest["kernel_version"],
+        "title": manifest["title"],
+        "arch": build.arch,
+        "build_id": build.build_id,
+        "kerrighed": f"lib/modules/{build.kernel_release}/extra/kerrighed.ko" in build.files,
+        "make_options": f'ARCH={build.arch} CC="gcc {flags}"' if flags else "",
+        "short": build.release.replace("-", " ").capitalize(),
+        "nobody": wishes.maintainer == MAINTAINER,
+        "inputs": [(n, s["identity"]) for n, s in manifest["sources"].items()],
+        "origins": manifest.get("origins") or ["unknown"],
+        "date": email.utils.format_datetime(datetime.fromtimestamp(when, UTC)),
+        "packaged": True,
+    }
+
+
+def _documentation(stage: Stage, recipe: Recipe, values: Mapping[str, object]) -> None:
+    place = f"usr/share/doc/{recipe.name}"
+    stage.write(f"{place}/copyright", render("packages/shared/copyright.j2", **values))
+    changelog = render("packages/shared/changelog.j2", **values).encode()
+    stage.write(f"{place}/changelog.Debian.gz", compressed(changelog))
+    if (data_dir("templates") / f"packages/{recipe.id}/lintian-overrides.j2").is_file():
+        text = render(f"packages/{recipe.id}/lintian-overrides.j2", **values)
+        stage.write(f"usr/share/lintian/overrides/{recipe.name}", text)
+
+
+def _shared_libraries(stage: Stage) -> str:
+    """Return the dependencies of the programs in a tree, as dpkg-shlibdeps finds them."""
+    programs = [str(path) for path in stage.programs()]
+    if not programs:
+        return "libc6"
+    with tempfile.TemporaryDirectory(prefix="krg-shlibs-") as place:
+        debian = Path(place) / "debian"
+        debian.mkdir()
+        (debian / "control").write_text("Source: x\n\nPackage: x\nArchitecture: any\n")
+        try:
+            done = LocalRunner().run(
+                ["dpkg-shlibdeps", "-O", "--warnings=0", *programs],
+                cwd=Path(place), env={"LC_ALL": "C"}, timeout=120, check=False,
+            )  # fmt: skip
+        except MissingError as error:
+            raise MissingError(
+                "dpkg-shlibdeps: not found on this machine", hint="apt-get install dpkg-dev"
+            ) from error
+    match = re.search(r"^shlibs:Depends=(.+)$", done.output, re.MULTILINE)
+    if not match:
+        said = done.output.strip().splitlines() or ["no output"]
+        raise FailedError(f"dpkg-shlibdeps: {said[-1]}")
+    return match[1]
+
+
+def _entry(path: Path, recipe: Recipe) -> dict[str, object]:
+    """Return a package's line in packages.json, after looking at what was written."""
+    done = LocalRunner().run(
+        ["dpkg-deb", "-f", str(path), "Package", "Version", "Architecture"],
+        env={"LC_ALL": "C"}, timeout=60,
+    )  # fmt: skip
+    said = dict(line.split(": ", 1) for line in done.output.splitlines() if ": " in line)
+    have = (said.get("Package"), said.get("Version"), said.get("Architecture"))
+    if have != (recipe.name, recipe.version, recipe.architecture):
+        raise FailedError(f"{path.name}: says of itself {have}")
+    return {
+        "file": path.name,
+        "package": recipe.name,
+        "version": recipe.version,
+        "architecture": recipe.architecture,
+        "sha256": digest(path),
+        "size": path.stat().st_size,
+    }
