@@ -63,13 +63,17 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Move:
-    """One file of the build and where the package has it."""
+    """One file of the build and where the package has it.
+
+    ``append`` is a template whose text goes behind the file's own, "" for none.
+    """
 
     source: str
     target: str
     mode: int | None
     strip: str
     compress: bool
+    append: str
 
 
 @dataclass(frozen=True)
@@ -301,7 +305,7 @@ def _fill(text: str, build: Artifacts) -> str:
 
 
 def _moves(raw: Table, build: Artifacts) -> Iterator[Move]:
-    keys = {"from", "to", "mode", "except", "optional", "strip", "compress"}
+    keys = {"from", "to", "mode", "except", "optional", "strip", "compress", "append"}
     for entry in _maybe(raw, "file", keys):
         pattern, to = _fill(entry.text("from"), build), _fill(entry.text("to"), build)
         without = [_fill(name, build) for name in entry.texts("except", ())]
@@ -316,7 +320,14 @@ def _moves(raw: Table, build: Artifacts) -> Iterator[Move]:
         fixed = pattern[: wild.start()].rpartition("/")[0] + "/" if wild else ""
         for name in names:
             target = to + name.removeprefix(fixed) if to.endswith("/") else to
-            yield Move(name, target, _mode(entry), entry.text("strip", ""), entry.flag("compress"))
+            yield Move(
+                name,
+                target,
+                _mode(entry),
+                entry.text("strip", ""),
+                entry.flag("compress"),
+                entry.text("append", ""),
+            )
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -371,6 +382,7 @@ def _one(build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path, place: Pa
     when = int(epoch) if epoch.isascii() and epoch.isdigit() else int(build.manifest["epoch"])
     stage = Stage(root, when)
     root.mkdir()
+    values = _values(build, recipe, wishes, when)
     for move in recipe.moves:
         source = build.path(move.source)
         entry = build.files[move.source]
@@ -378,12 +390,15 @@ def _one(build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path, place: Pa
             stage.link(move.target, entry.target)
             continue
         mode = mode_of(source) if move.mode is None else move.mode
-        stage.put(move.target, source, mode, strip=move.strip, compress=move.compress)
+        if move.append:
+            more = render(move.append, **values).encode()
+            stage.write(move.target, source.read_bytes() + more, mode)
+        else:
+            stage.put(move.target, source, mode, strip=move.strip, compress=move.compress)
     for source_name, target, strip in recipe.archives:
         stage.unpack(build.path(source_name), target, strip=strip)
     for path, target in recipe.links:
         stage.link(path, target)
-    values = _values(build, recipe, wishes, when)
     for template, target, mode in recipe.texts:
         stage.write(target, render(template, **values), mode)
     _documentation(stage, recipe, values)
@@ -403,6 +418,7 @@ def _one(build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path, place: Pa
 
 def _values(build: Artifacts, recipe: Recipe, wishes: Wishes, when: int) -> dict[str, object]:
     manifest = build.manifest
+    config = _values_of(build.path("config")) if "config" in build.files else {}
     flags = " ".join(manifest.get("gcc_flags", ()))
     return {
         "name": recipe.name,
@@ -412,6 +428,7 @@ def _values(build: Artifacts, recipe: Recipe, wishes: Wishes, when: int) -> dict
         "maintainer": wishes.maintainer,
         "release": build.kernel_release,
         "kernel_version": manifest["kernel_version"],
+        "kernel_numbers": [int(n) for n in re.findall(r"\d+", manifest["kernel_version"])[:3]],
         "title": manifest["title"],
         "arch": build.arch,
         "build_id": build.build_id,
@@ -423,7 +440,16 @@ def _values(build: Artifacts, recipe: Recipe, wishes: Wishes, when: int) -> dict
         "origins": manifest.get("origins") or ["unknown"],
         "date": email.utils.format_datetime(datetime.fromtimestamp(when, UTC)),
         "packaged": True,
+        "config": config,
     }
+
+
+def _values_of(config: Path) -> dict[str, str]:
+    """Return what is set in a .config that make wrote, by symbol."""
+    lines = config.read_text("utf-8", "replace").splitlines()
+    return dict(
+        line.removeprefix("CONFIG_").split("=", 1) for line in lines if line.startswith("CONFIG_")
+    )
 
 
 def _documentation(stage: Stage, recipe: Recipe, values: Mapping[str, object]) -> None:

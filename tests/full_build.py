@@ -28,6 +28,8 @@ def make(krg: Command, release: mini.Mini, where: Path, *sets: str) -> Artifacts
     extra.mkdir()
     user = next(where.glob("lib/modules/*/kernel/drivers/user.ko"))
     (extra / "kerrighed.ko").write_bytes(user.read_bytes())
+    with (where / "config").open("a") as config:
+        config.write("CONFIG_BLK_DEV_INITRD=y\n")
     tools = where / "tools"
     for name, data in (
         ("bin/krgadm", (tools / "bin/hello").read_bytes()),

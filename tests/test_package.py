@@ -312,7 +312,9 @@ SCRIPTS = [
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_maintainer_scripts_are_clean(name: str, tmp_path: Path) -> None:
     script = tmp_path / "script"
-    script.write_text(render(f"packages/{name}.j2", release="2.6.20-krg-1", name="linux-image-x"))
+    script.write_text(
+        render(f"packages/{name}.j2", release="2.6.20-krg-1", name="linux-image-x", config={})
+    )
     done = subprocess.run(["shellcheck", "-s", "sh", script], capture_output=True, text=True)
     # A shared part may have functions that one script does not call.
     assert done.returncode == 0, done.stdout

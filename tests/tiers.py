@@ -45,9 +45,14 @@ class Outcome:
 
 # Real sources first among the long ones: its build is what the lab boots.
 TIERS = (
-    Tier("quick", "not sources and not fleet and not lab", ("-n", "2", "--dist", "loadscope")),
+    Tier(
+        "quick",
+        "not sources and not fleet and not lab and not debian",
+        ("-n", "2", "--dist", "loadscope"),
+    ),
     Tier("real sources", "sources and not fleet and not lab"),
     Tier("fleet", "fleet and not lab"),
+    Tier("debian roots", "debian and not sources"),
     Tier("lab", "lab"),
 )
 
