@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
 import tarfile
@@ -14,8 +15,9 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_built import modprobe, ours
 
-from kconfig import drivers, macros
+from kconfig import built, drivers, macros
 from kconfig.drivers import Device
 from provision.debian_archive import DebianArchive
 from provision.errors import KrgError
@@ -310,7 +312,7 @@ def by_make(kernel: Path, directory: str) -> Mapping[str, set[str]]:
     return found
 
 
-def built(kernel: Kernel) -> Iterator[tuple[str, str, set[str]]]:
+def aliases_of(kernel: Kernel) -> Iterator[tuple[str, str, set[str]]]:
     """Yield (module, alias, symbols) of each PCI alias in the rooms that are read."""
     places = {}
     for line in (kernel.modules / "modules.order").read_text().split():
@@ -333,7 +335,7 @@ def test_the_tables_of_a_real_kernel(debian: Kernel) -> None:
     for entries, symbols in drivers.tables(debian.tree):
         for entry in entries:
             found[entry.alias] |= symbols
-    truth = list(built(debian))
+    truth = list(aliases_of(debian))
     missed = [(module, alias) for module, alias, wanted in truth if not wanted & found[alias]]
     on = set(re.findall(r"^CONFIG_(\w+)=[ym]$", debian.config, re.M))
     extra = [(alias, found[alias] & on) for alias in set(found) - {alias for _, alias, _ in truth}
@@ -345,3 +347,32 @@ def test_the_tables_of_a_real_kernel(debian: Kernel) -> None:
     for line in (*missed, *extra):
         print(line)
     assert len(truth) > 3000 and right / len(truth) > 0.995 and len(extra) < 20
+
+
+_FORM = re.compile("pci:" + "".join(rf"{name}(\*|[0-9A-F]+)"
+                   for name in ("v", "d", "sv", "sd", "bc", "sc", "i")) + r"\*?")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_real_kernel_has_the_modules_that_modprobe_names(debian: Kernel) -> None:
+    """Devices of many drivers, what a pattern leaves open filled in with dice."""
+    made = built.load(debian.modules)
+    dice = random.Random(7)
+    patterns = dice.sample(sorted({alias.pattern for alias in made.modules}), 400)
+    for pattern in patterns:
+        match = _FORM.fullmatch(pattern)
+        assert match, pattern
+        ids = [dice.randrange(0x2000) if part == "*" else int(part, 16) for part in match.groups()]
+        kinds = [dice.choice([0, 1, 2, 6, 8]) if part == "*" else int(part, 16)
+                 for part in match.groups()[4:]]  # fmt: skip
+        device = Device(*ids[:4], kinds[0] << 16 | kinds[1] << 8 | kinds[2])
+        wanted = modprobe(debian.modules.parents[2], made.release, device)
+        assert wanted and ours(made, device) == wanted, (pattern, device)
+    # And the same from the modules themselves.
+    (debian.modules / "modules.alias").rename(debian.modules / "aside")
+    try:
+        assert set(built.load(debian.modules).modules) == set(made.modules)
+    finally:
+        (debian.modules / "aside").rename(debian.modules / "modules.alias")
+    print(f"\n{made.release}: {len(patterns)} devices of {len(made.modules)} patterns, "
+          "the same modules as modprobe names")  # fmt: skip
