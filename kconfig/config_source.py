@@ -3,44 +3,33 @@
 
 A kernel built with IKCONFIG carries its .config, compressed with gzip, between the marks
 IKCFG_ST and IKCFG_ED (kernel/configs.c): in vmlinux as it is, in configs.ko with
-IKCONFIG=m, and in a bzImage inside the compressed payload.
+IKCONFIG=m, and in a bzImage inside the compressed kernel, whose place the boot protocol's
+header tells (Documentation/x86/boot.rst).
 """
 
 from __future__ import annotations
 
 import stat
+import struct
 import sys
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
+from kconfig import packed
 from kconfig.config_file import ConfigFile, parse
 from kconfig.errors import KconfigError
 
 # A vmlinux with debug information is this large at most; a .config has kilobytes.
 _MOST_READ = 1 << 30
-_MOST_UNPACKED = 256 << 20
+_STEP = 1 << 20
 _MOST_TEXT = 16 << 20
-# The same four bytes can stand in a kernel by chance: so many places are tried.
+_MOST_PACKED = 4 << 20
+# The same few bytes can stand in a kernel by chance: so many places are tried, and fewer
+# when each try starts a program.
 _TRIES = 40
-_GZIP = b"\x1f\x8b\x08"
-_XZ = b"\xfd7zXZ\x00"
-_BZIP2 = b"BZh"
-_LZMA = b"\x5d\x00\x00"
-_NOT_READ = {
-    "zstd": b"\x28\xb5\x2f\xfd",
-    "lz4": b"\x02\x21\x4c\x18",
-    "lzo": b"\x89LZO\x00\r\n\x1a\n",
-}
-_START, _END = b"IKCFG_ST", b"IKCFG_ED"
-
-
-class _Unpacker(Protocol):
-    @property
-    def eof(self) -> bool: ...
-
-    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
+_FEW = 4
+_ELF = b"\x7fELF"
+_START = b"IKCFG_ST"
 
 
 def read(name: str) -> ConfigFile:
@@ -51,17 +40,19 @@ def read(name: str) -> ConfigFile:
     shown = "standard input" if name == "-" else name
     try:
         data = _data(name)
+        if len(data) > _MOST_READ:
+            raise KconfigError(f"{shown}: more than {_MOST_READ >> 20} MiB")
+        text, origin = config_text(data, shown)
     except OSError as error:
         raise KconfigError(f"{shown}: {error.strerror or error}") from error
-    if len(data) > _MOST_READ:
-        raise KconfigError(f"{shown}: more than {_MOST_READ >> 20} MiB")
-    text, origin = config_text(data, shown)
+    except MemoryError as error:
+        raise KconfigError(f"{shown}: too large for the memory there is") from error
     return parse(text, shown, origin)
 
 
 def _data(name: str) -> bytes:
     if name == "-":
-        return sys.stdin.buffer.read(_MOST_READ + 1)
+        return _all(sys.stdin.buffer)
     path = Path(name)
     mode = path.stat().st_mode
     # A named pipe that nobody writes to would wait for ever, a device never end;
@@ -69,7 +60,18 @@ def _data(name: str) -> bytes:
     if not stat.S_ISREG(mode) and not (stat.S_ISFIFO(mode) and name.startswith("/dev/fd/")):
         raise KconfigError(f"{name}: not a regular file (- reads standard input)")
     with path.open("rb") as stream:
-        return stream.read(_MOST_READ + 1)
+        return _all(stream)
+
+
+def _all(stream: BinaryIO) -> bytes:
+    """Read to the end, whatever size the file claims: those in /proc have none.
+
+    In steps: one read() of all that is allowed would ask for that much memory at once.
+    """
+    data = bytearray()
+    while len(data) <= _MOST_READ and (step := stream.read(_STEP)):
+        data += step
+    return bytes(data)
 
 
 def config_text(data: bytes, name: str) -> tuple[str, str]:
@@ -77,100 +79,87 @@ def config_text(data: bytes, name: str) -> tuple[str, str]:
 
     :raises KconfigError: there is none; ``name`` is named.
     """
+    budget = packed.Budget()
     origin = ""
     for _ in range(3):
-        kind = _outer(data)
+        kind = packed.kind_of(data)
         if kind is None:
             break
-        data = _whole(data, kind, name)
+        data, trouble = packed.unpack(data, kind, budget)
+        if trouble:
+            raise KconfigError(f"{name}: {trouble}")
         origin = f"{kind}-compressed"
-    if b"\0" not in data[: 1 << 16] and not data.startswith(b"\x7fELF"):
+    if b"\0" not in data[: 1 << 16] and not data.startswith(_ELF):
         if len(data) > _MOST_TEXT:
             raise KconfigError(f"{name}: more than {_MOST_TEXT >> 20} MiB: not a configuration")
         return data.decode("utf-8", "backslashreplace"), origin
-    found = _embedded(data)
-    if found is None and data[0x202:0x206] == b"HdrS":
-        found = _in_payload(data)
+    found = _embedded(data, budget)
+    trouble = ""
+    kernel = data[0x202:0x206] == b"HdrS"
+    if found is None and kernel:
+        found, trouble = _in_kernel(data, budget)
     if found is None:
         what = "it has no configuration inside (IKCFG_ST): built without IKCONFIG"
-        if not data.startswith(b"\x7fELF") and data[0x202:0x206] != b"HdrS":
+        if trouble:
+            what = f"no configuration found, the kernel in it did not unpack: {trouble}"
+        elif not kernel and not data.startswith(_ELF):
             what = "binary, and neither a kernel image nor a module"
-        else:
-            odd = [kind for kind, magic in _NOT_READ.items() if magic in data]
-            if odd and not data.startswith(b"\x7fELF"):
-                what += f", or compressed with {' or '.join(odd)}, which is not read here"
         raise KconfigError(f"{name}: {what}")
     if len(found) > _MOST_TEXT:
         raise KconfigError(f"{name}: the configuration inside is larger than any is")
     return found.decode("utf-8", "backslashreplace"), "IKCONFIG"
 
 
-def _outer(data: bytes) -> str | None:
-    for kind, magic in (("gzip", _GZIP), ("xz", _XZ), ("bzip2", _BZIP2)):
-        if data.startswith(magic):
-            return kind
-    return None
-
-
-def _unpacker(kind: str) -> tuple[Callable[[], _Unpacker], tuple[type[Exception], ...]]:
-    """Return what makes an unpacker, and the errors it raises; imported when asked for."""
-    if kind == "gzip":
-        return (lambda: zlib.decompressobj(wbits=31)), (zlib.error,)
-    if kind == "bzip2":
-        import bz2
-
-        return bz2.BZ2Decompressor, (OSError, ValueError)
-    import lzma
-
-    form = lzma.FORMAT_XZ if kind == "xz" else lzma.FORMAT_ALONE
-    return (lambda: lzma.LZMADecompressor(form, memlimit=512 << 20)), (lzma.LZMAError,)
-
-
-def _whole(data: bytes, kind: str, name: str) -> bytes:
-    make, errors = _unpacker(kind)
-    unpacker = make()
-    try:
-        unpacked = unpacker.decompress(data, _MOST_UNPACKED)
-    except errors as error:
-        raise KconfigError(f"{name}: damaged {kind} data ({error})") from error
-    if not unpacker.eof:
-        if len(unpacked) >= _MOST_UNPACKED:
-            raise KconfigError(f"{name}: unpacks to more than {_MOST_UNPACKED >> 20} MiB")
-        raise KconfigError(f"{name}: the {kind} data ends too early")
-    return unpacked
-
-
-def _embedded(data: bytes) -> bytes | None:
+def _embedded(data: bytes, budget: packed.Budget) -> bytes | None:
     """Return the configuration between the marks; None if there is none that unpacks."""
-    at = data.find(_START)
-    while at >= 0:
+    mark = _START + packed.MAGICS["gzip"][0]
+    at = -1
+    for _ in range(_TRIES):
+        at = data.find(mark, at + 1)
+        if at < 0:
+            return None
         start = at + len(_START)
-        if data.startswith(_GZIP, start):
-            end = data.find(_END, start)
-            unpacker = zlib.decompressobj(wbits=31)
-            try:
-                text = unpacker.decompress(data[start : end if end > 0 else None], _MOST_TEXT + 1)
-            except zlib.error:
-                text = b""
-            if text and (unpacker.eof or len(text) > _MOST_TEXT):
-                return text
-        at = data.find(_START, start)
+        # The end mark may be missing in what was cut off; gzip knows its own end.
+        window = memoryview(data)[start : start + _MOST_PACKED]
+        text, trouble = packed.unpack(window, "gzip", budget, _MOST_TEXT + 1)
+        if text and (not trouble or len(text) > _MOST_TEXT):
+            return text
     return None
 
 
-def _in_payload(image: bytes) -> bytes | None:
-    """Return the configuration inside a bzImage's compressed kernel, if there is one."""
-    for kind, magic in (("gzip", _GZIP), ("xz", _XZ), ("bzip2", _BZIP2), ("lzma", _LZMA)):
-        make, errors = _unpacker(kind)
-        at = image.find(magic)
-        for _ in range(_TRIES):
-            if at < 0:
-                break
-            try:
-                found = _embedded(make().decompress(image[at:], _MOST_UNPACKED))
-            except errors:
-                found = None
-            if found is not None:
-                return found
-            at = image.find(magic, at + 1)
-    return None
+def _in_kernel(image: bytes, budget: packed.Budget) -> tuple[bytes | None, str]:
+    """Return the configuration inside a bzImage's compressed kernel, or why there is none."""
+    payload = _payload(image)
+    kind = packed.kind_of(payload)
+    if kind is not None:
+        # The build appends the unpacked size, four bytes; gzip's own end is the same.
+        whole = payload if kind == "gzip" else payload[:-4]
+        kernel, trouble = packed.unpack(whole, kind, budget)
+        return _embedded(kernel, budget), trouble
+    # Before 2.6.26 the header does not say where the kernel is: try what looks like one.
+    trouble = ""
+    for kind, magics in packed.MAGICS.items():
+        for magic in magics:
+            at = -1
+            for _ in range(_TRIES if kind not in packed.TOOLS else _FEW):
+                at = image.find(magic, at + 1)
+                if at < 0 or not budget.left:
+                    break
+                kernel, why = packed.unpack(memoryview(image)[at:], kind, budget)
+                found = _embedded(kernel, budget)
+                if found is not None:
+                    return found, ""
+                # Bytes that look like gzip by chance are no news; a missing program is.
+                if kind in packed.TOOLS and not kernel:
+                    trouble = trouble or why
+    return None, trouble
+
+
+def _payload(image: bytes) -> memoryview:
+    """Return where the boot protocol's header (2.08, Linux 2.6.26) says the kernel is."""
+    if len(image) < 0x250 or struct.unpack_from("<H", image, 0x206)[0] < 0x208:
+        return memoryview(b"")
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    # The offset counts from the protected-mode code, behind the boot sector and the setup.
+    start = ((image[0x1F1] or 4) + 1) * 512 + offset
+    return memoryview(image)[start : start + length]

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kconfig import built
+from kconfig.built import Built
 from kconfig.condition import CMDLINE
 from kconfig.drivers import Device, symbols_for
 from kconfig.errors import KconfigError
@@ -28,6 +30,7 @@ _LSPCI = re.compile(
     r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] (?:Class )?\"?([0-9a-f]{4})\"?: "
     r"([0-9a-f]{4}):([0-9a-f]{4})\b"
 )
+_INTERFACE = re.compile(r"\(prog-if ([0-9a-f]{2})\b")
 _LSPCI_NAMED = re.compile(
     r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] [^\[]{0,200}\[([0-9a-f]{4})\]: "
     r".{0,300}\[([0-9a-f]{4}):([0-9a-f]{4})\]"
@@ -104,7 +107,7 @@ def node_facts(
         facts |= cmdline_facts(cmdline)
     if initrd is not None:
         facts["boot.initrd"] = "yes" if initrd else "no"
-    return NodeFacts(facts, tuple(devices))
+    return NodeFacts(facts, _distinct(devices))
 
 
 def _device(line: str) -> Device | None:
@@ -114,56 +117,146 @@ def _device(line: str) -> Device | None:
         return Device(vendor, device, subvendor, subdevice, int(match[5] + match[6] + match[7], 16))
     match = _LSPCI.match(line) or _LSPCI_NAMED.match(line[:600])
     if match:
-        return Device(int(match[2], 16), int(match[3], 16), pci_class=int(match[1], 16) << 8)
+        pci_class, known = int(match[1], 16) << 8, 0xFFFF00
+        interface = _INTERFACE.search(line[:600])
+        if interface:  # lspci -v
+            pci_class, known = pci_class | int(interface[1], 16), 0xFFFFFF
+        return Device(int(match[2], 16), int(match[3], 16), pci_class=pci_class, class_known=known)
     return None
 
 
+def _distinct(found: Iterable[Device]) -> tuple[Device, ...]:
+    """Return devices without those that another line tells more about."""
+    devices = list(found)
+    whole = {(one.vendor, one.device, one.pci_class >> 8) for one in devices if one.subvendor >= 0}
+    return tuple(
+        one for one in devices
+        if one.subvendor >= 0 or (one.vendor, one.device, one.pci_class >> 8) not in whole
+    )  # fmt: skip
+
+
 def unchecked(subject: Subject, found: Sequence[Device]) -> Finding:
-    """Return the finding that devices are known, and no tree with their drivers."""
+    """Return the finding that devices are known, and nothing that tells their drivers."""
     return Finding(
         "node/devices", "info", "", f"{len(found)} devices not checked", "",
-        "which driver a device needs is in the sources of the kernel", "",
-        "say --tree, with a tree that has its drivers",
+        "which driver a device needs is in the sources of the kernel, or in its modules", "",
+        "say --tree, with a tree that has its drivers, or --modules",
         subject.config.name, 0,
     )  # fmt: skip
 
 
-def devices(subject: Subject, tree: Path, found: Sequence[Device]) -> list[Finding]:
+def devices(
+    subject: Subject, tree: Path | None, found: Sequence[Device], made: Built | None = None
+) -> list[Finding]:
     """Return a finding for each disk controller and network card without a driver.
 
     :param tree: the kernel's sources, where the drivers' tables of devices are.
+    :param made: the modules that were built, which count more than the sources.
     """
-    if not (tree / "include/linux/pci_ids.h").is_file():
+    if tree is not None and not (tree / "include/linux/pci_ids.h").is_file():
+        tree = None
+    if tree is None and made is None:
         return [unchecked(subject, found)]
+    needed = [device for device in found if device.kind]
+    symbols: Mapping[Device, frozenset[str]] = {}
+    if tree is not None and not (made is not None and made.inside is not None):
+        symbols = symbols_for(tree, needed)
     values = subject.final
     if values is None:
         values = {name: entry.value for name, entry in subject.assigned.items()}
-    needed = [device for device in found if device.kind]
-    findings = []
-    for device, symbols in symbols_for(tree, needed).items():
-        on = {symbol: values.get(symbol, "n") for symbol in symbols}
-        one = "one of " if len(on) > 1 else ""
-        names = ", ".join(sorted(on))
-        what = f"{device.kind} device {device}"
-        if not symbols:
-            severity, have = "recommended", f"no driver for {what} in this tree"
-            why, fix = "the node cannot use it with this kernel", "use another card or kernel"
-        elif "y" in on.values() or ("m" in on.values() and device.kind == "network"):
-            continue
-        elif "m" in on.values():
-            if subject.facts.get("boot.initrd") == "yes":
-                continue
-            severity, have = "recommended", f"the driver of {what} is a module ({names})"
-            why = "without an initrd a module cannot bring the root file system"
-            fix = f"build {one}{names} in, or boot with an initrd (--initrd)"
-        else:
-            severity, have = "required", f"no driver for {what}: {names} off"
-            why = f"the node would come up without its {device.kind}, or not at all"
-            fix = f"set {one}{names}"
-        findings.append(
-            Finding(
-                f"node/{device.kind}-driver", severity, "", have, "", why,
-                "the drivers' tables of PCI devices", fix, subject.config.name, 0,
-            )
-        )  # fmt: skip
+    findings = [] if made is None else _other_kernel(subject, made)
+    for device in needed:
+        on = {symbol: values.get(symbol, "n") for symbol in symbols.get(device, ())}
+        lack = None
+        if made is not None:
+            lack = _in_modules(subject, device, made, on if tree is not None else None)
+        elif tree is not None:
+            lack = _in_tree(subject, device, on)
+        if lack is not None:
+            findings.append(
+                Finding(
+                    f"node/{device.kind}-driver", lack.severity, "", lack.have, "", lack.why,
+                    "the drivers' tables of PCI devices", lack.fix, subject.config.name, 0,
+                )
+            )  # fmt: skip
     return sorted(findings)
+
+
+class _Lack(NamedTuple):
+    severity: str
+    have: str
+    why: str
+    fix: str
+
+
+def _in_tree(subject: Subject, device: Device, on: Mapping[str, str]) -> _Lack | None:
+    """Judge a device by the symbols that build its driver, and their values."""
+    one = "one of " if len(on) > 1 else ""
+    names = ", ".join(sorted(on))
+    what = f"{device.kind} device {device}"
+    if not on:
+        why, fix = "the node cannot use it with this kernel", "use another card or kernel"
+        return _Lack("recommended", f"no driver for {what} in this tree", why, fix)
+    if "y" in on.values():
+        return None
+    if "m" in on.values():
+        return _module(subject, device, names, f"build {one}{names} in")
+    why = f"the node would come up without its {device.kind}, or not at all"
+    return _Lack("required", f"no driver for {what}: {names} off", why, f"set {one}{names}")
+
+
+def _module(subject: Subject, device: Device, names: str, fix: str) -> _Lack | None:
+    """Judge a device whose driver is a module: what the root is on needs it before there is one."""
+    before_root = "network" if subject.facts.get("root.disk") == "nfs" else "disk"
+    if device.kind != before_root or subject.facts.get("boot.initrd") == "yes":
+        return None
+    return _Lack(
+        "recommended", f"the driver of {device.kind} device {device} is a module ({names})",
+        "without an initrd a module cannot bring the root file system",
+        f"{fix}, or boot with an initrd (--initrd)",
+    )  # fmt: skip
+
+
+def _in_modules(
+    subject: Subject, device: Device, made: Built, on: Mapping[str, str] | None
+) -> _Lack | None:
+    """Judge a device by what was built; ``on`` are its symbols in the tree, None without one."""
+    what = f"{device.kind} device {device}"
+    if built.names(made.inside or (), device):
+        return None
+    names = built.names(made.modules, device)
+    if names:
+        return _module(subject, device, ", ".join(names), "build the driver in")
+    why = f"the node would come up without its {device.kind}, or not at all"
+    if made.inside is not None:
+        have = f"nothing in {made.release} drives {what}, neither a module nor what is built in"
+        return _Lack("required", have, why, "build its driver, or use another card")
+    if on is None:
+        return _Lack(
+            "recommended", f"no module of {made.release} drives {what}",
+            "its driver may be built in: kernels before 5.2 do not tell",
+            "say --tree too, with the kernel's sources",
+        )  # fmt: skip
+    if "y" in on.values() or "m" not in on.values():
+        return _in_tree(subject, device, on)
+    modular = ", ".join(sorted(symbol for symbol, value in on.items() if value == "m"))
+    have = f"no module of {made.release} drives {what}, although {modular} is m"
+    return _Lack("required", have, why, "build and install the modules of this configuration")
+
+
+def _other_kernel(subject: Subject, made: Built) -> list[Finding]:
+    """Return the finding that the modules are of another version than the configuration."""
+    # Since 3.0 the third number is a correction, and distributions keep 0 in the release.
+    count = 3 if made.version is not None and made.version[0] < 3 else 2
+    if None in (made.version, subject.version):
+        return []
+    if (made.version or ())[:count] == (subject.version or ())[:count]:
+        return []
+    version = ".".join(str(number) for number in subject.version or ())
+    return [
+        Finding(
+            "node/modules", "recommended", "", f"modules of {made.release}", version,
+            "what was built from another kernel says little about this configuration", "",
+            "say --modules with the modules of this kernel", subject.config.name, 0,
+        )
+    ]  # fmt: skip

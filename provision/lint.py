@@ -19,6 +19,7 @@ from kconfig.finding import Finding
 from provision.errors import InputError
 
 if TYPE_CHECKING:
+    from kconfig.built import Built
     from kconfig.diff import Change
     from kconfig.drivers import Device
     from kconfig.lint_tree import Trees
@@ -37,6 +38,7 @@ class Options(NamedTuple):
     facts: Mapping[str, str] = MappingProxyType({})
     devices: tuple[Device, ...] = ()
     shell: bool = True
+    modules: Path | None = None
 
 
 class Outcome(NamedTuple):
@@ -59,6 +61,7 @@ def options(
     nodes: tuple[Path, ...],
     initrd: bool | None,
     shell: bool = True,
+    modules: Path | None = None,
 ) -> Options:
     """Return the options the command line gives; InputError when one is malformed."""
     facts: dict[str, str] = {}
@@ -81,7 +84,9 @@ def options(
         numbers = (int(match[1]), int(match[2]), int(match[3] or 0))
     if other_tree is not None and tree is None:
         raise InputError("--other-tree compares with --tree, which is missing")
-    return Options(policies, numbers, arch, tree, other_tree, facts, devices, shell)
+    if modules is not None and not nodes:
+        raise InputError("--modules is searched for the devices of --node, which is missing")
+    return Options(policies, numbers, arch, tree, other_tree, facts, devices, shell, modules)
 
 
 def _read(path: Path) -> str:
@@ -180,7 +185,12 @@ class _Checker:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._trees: dict[str, Trees] = {}
+        self._built: Built | None = None
         try:
+            if options.modules is not None:
+                from kconfig import built
+
+                self._built = built.load(options.modules)
             self._policies = [policy.load(name) for name in options.policies if name != "none"]
             policy.check_together(rule for one in self._policies for rule in one.rules)
         except KconfigError as error:
@@ -203,7 +213,7 @@ class _Checker:
             if options.devices:
                 from kconfig import crosscheck
 
-                findings.append(crosscheck.unchecked(subject, options.devices))
+                findings += crosscheck.devices(subject, None, options.devices, self._built)
             return findings
         return self._in_tree(subject, policies, options.tree)
 
@@ -221,7 +231,7 @@ class _Checker:
         subject = subject._replace(final=lint_tree.final_values(subject.config, trees))
         findings = lint.lint(subject, policies) + lint_tree.lint(subject, trees)
         if options.devices:
-            findings += crosscheck.devices(subject, tree, options.devices)
+            findings += crosscheck.devices(subject, tree, options.devices, self._built)
         return findings
 
 

@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading configurations: values with lines, wrong spellings, and what files they come in."""
+"""Reading configurations: values with lines, wrong spellings."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-import os
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kconfig import config_file, config_source
+from kconfig import config_file
 from kconfig.config_file import parse
 from kconfig.errors import KconfigError
 
@@ -191,98 +185,6 @@ def test_strings_survive(value: str) -> None:
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     (entry,) = parse(f'CONFIG_A="{escaped}"', "x").assignments
     assert (entry.value, entry.quoted) == (value, True)
-
-
-@CALM
-@given(st.binary(max_size=300))
-def test_any_bytes_are_read_or_refused_in_words(data: bytes) -> None:
-    for head in (b"", b"\x1f\x8b\x08", b"\xfd7zXZ\x00", b"BZh9", b"\x7fELF\0IKCFG_ST\x1f\x8b\x08"):
-        try:
-            config_source.config_text(head + data, "here")
-        except KconfigError as error:
-            assert str(error).startswith("here: ")
-
-
-def ikconfig(text: str) -> bytes:
-    """Lay out a configuration as kernel/configs.c does."""
-    return b"IKCFG_ST" + gzip.compress(text.encode()) + b"IKCFG_ED"
-
-
-@pytest.fixture(scope="module")
-def vmlinux(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A real ELF file with a configuration in its data, linked by the real tools."""
-    place = tmp_path_factory.mktemp("elf")
-    (place / "blob").write_bytes(ikconfig(TEXT))
-    (place / "a.S").write_text('.section .rodata\n.incbin "blob"\n.zero 4096\n')
-    subprocess.run(["gcc", "-c", "a.S"], cwd=place, check=True)
-    return (place / "a.o").read_bytes()
-
-
-def bzimage(payload: bytes) -> bytes:
-    """Lay out a boot sector, setup code and a payload as a bzImage does."""
-    setup = bytearray(os.urandom(1024))
-    setup[0x202:0x206] = b"HdrS"
-    return bytes(setup) + b"\x1f\x8b\x08 not really" + payload + os.urandom(512)
-
-
-def test_configuration_inside_kernels(vmlinux: bytes) -> None:
-    alone = lzma.compress(vmlinux, format=lzma.FORMAT_ALONE)
-    for data in (
-        vmlinux,
-        gzip.compress(vmlinux),
-        bzimage(gzip.compress(vmlinux)),
-        bzimage(lzma.compress(vmlinux)),
-        bzimage(bz2.compress(vmlinux)),
-        bzimage(alone),
-    ):
-        assert config_source.config_text(data, "x") == (TEXT, "IKCONFIG")
-
-
-def test_kernels_without_a_configuration(vmlinux: bytes) -> None:
-    bare = vmlinux.replace(b"IKCFG_ST", b"IKCFG_XX")
-    for data in (
-        bare,
-        bzimage(gzip.compress(bare)),
-        vmlinux.replace(b"\x1f\x8b\x08", b"\x1f\x8b\x09"),
-    ):
-        with pytest.raises(KconfigError, match=r"^x: .*without IKCONFIG"):
-            config_source.config_text(data, "x")
-    with pytest.raises(KconfigError, match="zstd, which is not read"):
-        config_source.config_text(bzimage(b"\x28\xb5\x2f\xfd"), "x")
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
-def test_compressed_files(pack, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    path = tmp_path / "config"
-    path.write_bytes(pack(TEXT.encode()))
-    assert set(config_source.read(str(path)).values()) == {"NET", "KEYS"}
-    path.write_bytes(pack(TEXT.encode() * 50)[:-5])
-    with pytest.raises(KconfigError, match="ends too early"):
-        config_source.read(str(path))
-    path.write_bytes(pack(TEXT.encode())[:8] + b"\xff" * 40)
-    with pytest.raises(KconfigError, match=r"damaged|ends too early"):
-        config_source.read(str(path))
-
-
-def test_a_bomb_is_refused() -> None:
-    with pytest.raises(KconfigError, match="unpacks to more than 256 MiB"):
-        config_source.config_text(gzip.compress(bytes(300 << 20), 1), "x")
-
-
-def test_what_is_no_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    for name, said in (("pipe", "not a regular file"), (".", "not a regular file"),
-                       ("none", "No such file"), ("/dev/zero", "not a regular file")):  # fmt: skip
-        with pytest.raises(KconfigError, match=said):
-            config_source.read(str(tmp_path / name))
-    (tmp_path / "noise").write_bytes(bytes(range(256)) * 40)
-    with pytest.raises(KconfigError, match="neither a kernel image nor a module"):
-        config_source.read(str(tmp_path / "noise"))
-
-
-@pytest.mark.skipif(not Path("/proc/config.gz").exists(), reason="this kernel has no IKCONFIG_PROC")
-def test_the_running_kernel() -> None:
-    assert config_source.read("/proc/config.gz").version is not None
 
 
 def test_the_reader_and_the_tree_agree_on_which_assignment_counts() -> None:

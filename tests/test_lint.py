@@ -263,6 +263,10 @@ def drivers(tmp_path: Path) -> Path:
     files = {
         "include/linux/pci_ids.h": "#define PCI_VENDOR_ID_INTEL\t\t0x8086\n"
         "#define PCI_DEVICE_ID_AHCI (0x2922)\n#define PCI_CLASS_STORAGE_IDE 0x0101\n",
+        "include/linux/pci.h": "#define PCI_DEVICE(v, d) .vendor = (v), .device = (d), \\\n"
+        ".subvendor = PCI_ANY_ID, .subdevice = PCI_ANY_ID\n"
+        "#define PCI_DEVICE_CLASS(c, m) .class = (c), .class_mask = (m), PCI_DEVICE(~0, ~0)\n"
+        "#define PCI_VDEVICE(v, d) PCI_VENDOR_ID_##v, (d), PCI_ANY_ID, PCI_ANY_ID, 0, 0\n",
         "drivers/net/Makefile": "obj-$(CONFIG_E1000) += e1000/\nobj-$(CONFIG_8139TOO) += \\\n"
         "\t8139too.o\n",
         "drivers/net/e1000/Makefile": "obj-$(CONFIG_E1000) += e1000.o\n"

@@ -146,6 +146,12 @@ _SEVERITIES = ["required", "recommended", "info"]
     type=_PATH,
     help="What a node says about itself: /proc/cmdline, /proc/mounts, lspci -n, modaliases.",
 )
+@click.option(
+    "--modules",
+    type=_PATH,
+    metavar="DIR",
+    help="What was built, /lib/modules/RELEASE or a build: for the devices of --node.",
+)
 @click.option("--initrd/--no-initrd", default=None, help="Whether the node boots with one.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True)
 @click.option("--fail-on", type=click.Choice(_SEVERITIES), default="required", show_default=True,
@@ -164,6 +170,7 @@ def lint(
     kernel_version: str | None,
     cmdline: str | None,
     nodes: tuple[Path, ...],
+    modules: Path | None,
     initrd: bool | None,
     form: str,
     fail_on: str,
@@ -188,7 +195,7 @@ def lint(
 
     options = steps.options(
         policies=policies, tree=tree, other_tree=other_tree, arch=arch, version=kernel_version,
-        cmdline=cmdline, nodes=nodes, initrd=initrd, shell=not no_shell,
+        cmdline=cmdline, nodes=nodes, initrd=initrd, shell=not no_shell, modules=modules,
     )  # fmt: skip
     outcome = steps.run(files, options)
     if write_baseline is not None:
