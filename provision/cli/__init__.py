@@ -20,6 +20,7 @@ COMMANDS = {
     "config": ("provision.cli.config:config", "Generate, check and compare kernel configurations."),
     "build-kernel": ("provision.cli.build:build_kernel", "Build kernel, module and tools."),
     "package": ("provision.cli.package:package", "Make Debian packages of a build."),
+    "repo": ("provision.cli.repo:repo", "Let nodes pull packages with apt from a repository."),
     "lab": ("provision.cli.lab:lab", "Run a virtual cluster on this machine."),
     "deploy": ("provision.cli.deploy:deploy", "Install a build on nodes over SSH."),
     "status": ("provision.cli.status:status", "Show what each node runs."),
