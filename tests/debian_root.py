@@ -46,13 +46,19 @@ _ENV = {
 # Namespaces of the command's own: the mounts and all its processes end with it.
 _UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
 _ENTER = 'mount -t proc proc "$1/proc" && exec chroot "$@"'
+# With the machine's devices: what asks on which disk / is wants to see that disk.
+_ENTER_DEVICES = 'mount --rbind /dev "$1/dev" && mount --rbind /sys "$1/sys" && ' + _ENTER
 
 
 @dataclass(frozen=True)
 class Root:
-    """A Debian system in the directory ``path``; nothing is mounted in it between commands."""
+    """A Debian system in the directory ``path``; nothing is mounted in it between commands.
+
+    With ``devices`` it lies on a disk of its own, the first one.
+    """
 
     path: Path
+    devices: tuple[str, ...] = ()
 
     def run(
         self,
@@ -69,8 +75,9 @@ class Root:
         a failure is an AssertionError that shows what the command said.
         """
         stdin = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
+        enter = _ENTER_DEVICES if self.devices else _ENTER
         done = subprocess.run(
-            [*_UNSHARE, "sh", "-c", _ENTER, "sh", str(self.path), *map(str, argv)],
+            [*_UNSHARE, "sh", "-c", enter, "sh", str(self.path), *map(str, argv)],
             capture_output=True, text=True, cwd="/", timeout=timeout,
             env={**_ENV, **(env or {})}, **stdin,
         )  # fmt: skip
@@ -87,6 +94,10 @@ class Root:
 
     def remove(self) -> None:
         """Delete the system; a root takes about 200 MB."""
+        if self.devices:
+            subprocess.run(["umount", self.path], check=True)
+            _detach(self.devices)
+            (self.path.parent / "disk.img").unlink()
         shutil.rmtree(self.path)
 
     def __enter__(self) -> Root:
@@ -96,21 +107,52 @@ class Root:
         self.remove()
 
 
-def root(place: Path, *, suite: str = "bookworm", include: Sequence[str] = ()) -> Root:
+def root(
+    place: Path, *, suite: str = "bookworm", include: Sequence[str] = (), disk: bool = False
+) -> Root:
     """Make a minimal amd64 system (debootstrap's minbase) in the new directory ``place``/root.
 
     Skips the test, with the reason, when this machine cannot.
 
     :param include: packages it has besides; each set of them is an archive of its own.
+    :param disk: whether it is on a disk of its own (ext4), as boot loaders want to see it.
     """
     archive = _archive(suite, tuple(sorted(include)))
     path = place / "root"
     path.mkdir()
+    devices = _mounted(place / "disk.img", path) if disk else ()
     subprocess.run(["tar", "-C", path, "--numeric-owner", "-xpf", archive], check=True)
     # What the machine resolves names with may have changed since.
     if Path("/etc/resolv.conf").exists():
         shutil.copyfile("/etc/resolv.conf", path / "etc/resolv.conf")
-    return Root(path)
+    return Root(path, devices)
+
+
+def _mounted(image: Path, path: Path) -> tuple[str, ...]:
+    """Mount a new file system at ``path``; return its loop devices, the one to detach first first.
+
+    GRUB's scripts put what a loop device is made of in its place, and accept a device only: so
+    it is a loop device on a loop device.
+    """
+    with image.open("wb") as stream:
+        stream.truncate(2 << 30)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", image], check=True)
+    devices: tuple[str, ...] = ()
+    for backing in (image, None):
+        argv = ["losetup", "--find", "--show", backing or devices[0]]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        if done.returncode != 0:
+            _detach(devices)
+            image.unlink()
+            pytest.skip(f"no loop devices here (modprobe loop): {done.stderr.strip()}")
+        devices = (done.stdout.strip(), *devices)
+    subprocess.run(["mount", devices[0], path], check=True)
+    return devices
+
+
+def _detach(devices: Sequence[str]) -> None:
+    for device in devices:
+        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def _archive(suite: str, include: tuple[str, ...]) -> Path:

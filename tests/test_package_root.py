@@ -261,3 +261,38 @@ def test_no_initramfs_where_none_is_wanted(home: Path, builds: list[Artifacts], 
     release = builds[0].kernel_release
     dpkg(node, "-i", packages(home, builds[0])["linux-image"], INITRD="No")
     assert not node.file(f"/boot/initrd.img-{release}").exists()
+
+
+def kernels(node: Root) -> list[str]:
+    """Return the kernels that GRUB's menu boots, whichever GRUB it is."""
+    for name in ("/boot/grub/grub.cfg", "/boot/grub/menu.lst"):
+        path = node.file(name)
+        if path.is_file():
+            found = re.findall(
+                r"^\s*(?:linux|kernel)\s+/boot/vmlinuz-(\S+)", path.read_text(), re.M
+            )
+            return list(dict.fromkeys(found))
+    return []
+
+
+@pytest.mark.parametrize("loader", ["grub2-common", "grub-legacy"])
+def test_the_boot_menu_follows(
+    home: Path, builds: list[Artifacts], tmp_path: Path, loader: str
+) -> None:
+    """GRUB's own update-grub writes the menu, and GRUB's own checkers accept it."""
+    include = ("initramfs-tools", "kmod", "zstd", loader)
+    with debian_root.root(tmp_path, include=include, disk=True) as node:
+        node.file("/boot/grub").mkdir(exist_ok=True)
+        if loader == "grub-legacy":
+            node.file("/boot/grub/menu.lst").write_text("default 0\ntimeout 5\n")
+            node.file("/boot/grub/device.map").write_text(f"(hd0) {node.devices[0]}\n")
+        else:
+            node.file("/boot/grub/grub.cfg").write_text("")
+        for build in builds:
+            dpkg(node, "-i", packages(home, build)["linux-image"])
+        releases = {build.kernel_release for build in builds}
+        assert set(kernels(node)) == releases
+        if loader == "grub2-common":
+            node.run(["grub-script-check", "/boot/grub/grub.cfg"], check=True)
+        dpkg(node, "-P", f"linux-image-{builds[0].kernel_release}")
+        assert kernels(node) == [builds[1].kernel_release]
