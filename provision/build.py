@@ -445,6 +445,7 @@ class _Run:
             "epoch": self.order.release.epoch,
             "origins": [a.urls[0] for a in self.order.release.archives.values() if a.urls],
             "gcc_flags": list(self.arch.gcc_flags),
+            "builder_machine": self.toolchain.machine,
             "arch": self.order.arch,
             "kernel_release": self.kernel_release,
             "build_id": self.key.build_id,

@@ -14,10 +14,10 @@ import json
 import os
 import re
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,8 +38,8 @@ FORMAT = 1
 MANIFEST = "packages.json"
 MAINTAINER = "krg-provision <krg-provision@localhost>"
 DEBIAN_ARCH = {"x86_64": "amd64", "i386": "i386"}
-# e_machine of the programs in scripts/ (elf.h) and what Debian calls that.
-_MACHINES = {62: "amd64", 3: "i386", 183: "arm64"}
+# What gcc -dumpmachine begins with, and what Debian calls that.
+_MACHINES = {"x86_64": "amd64", "i686": "i386", "i586": "i386", "aarch64": "arm64"}
 _MAINTAINER = re.compile(r"[^<>\n]*[^<>\s][^<>\n]* <[^<>\s@]+@[^<>\s@]+>")
 _REVISION = re.compile(r"[1-9][0-9]{0,5}")
 _CONTROL = ("preinst", "postinst", "prerm", "postrm", "conffiles")
@@ -90,6 +90,11 @@ class Recipe:
     texts: tuple[tuple[str, str, int], ...]
 
     @property
+    def sources(self) -> list[str]:
+        """Return the names of the build's files that go in."""
+        return [move.source for move in self.moves] + [archive[0] for archive in self.archives]
+
+    @property
     def file(self) -> str:
         """Return the package's file name."""
         return f"{self.name}_{self.version}_{self.architecture}.deb"
@@ -117,10 +122,7 @@ def make(build: Artifacts, wishes: Wishes, phases: Phases) -> tuple[Made, bool]:
     done = _finished(final, key)
     if done is not None:
         return done, False
-    used = sorted(
-        {move.source for r in recipes for move in r.moves}
-        | {archive[0] for r in recipes for archive in r.archives}
-    )
+    used = sorted({name for recipe in recipes for name in recipe.sources})
     phases.update("check the build")
     damaged = [name for name in used if describe_or_none(build.path(name)) != build.files[name]]
     if damaged:
@@ -135,7 +137,8 @@ def make(build: Artifacts, wishes: Wishes, phases: Phases) -> tuple[Made, bool]:
         place = Path(scratch) / "packages"
         place.mkdir(mode=0o755)
         place.chmod(0o755)
-        _all(build, recipes, wishes, Path(scratch), place, phases)
+        with _staging(Path(scratch), sum(build.files[n].size for n in used)) as stages:
+            _all(build, recipes, wishes, stages, place, phases)
         entries = [_entry(place / recipe.file, recipe) for recipe in recipes]
         manifest = {
             "format": FORMAT,
@@ -262,7 +265,7 @@ def _recipe(raw: Table, build: Artifacts, wishes: Wishes) -> Recipe:
         for entry in _maybe(raw, "archive", {"from", "to", "strip"})
     )
     builder = raw.text("architecture") == "builder"
-    architecture = _builder_arch(build, archives[0][0]) if builder else target
+    architecture = _builder_arch(build) if builder else target
     return Recipe(
         raw.text("id"), name, version, architecture,
         tuple(_moves(raw, build)),
@@ -337,21 +340,33 @@ def _matches(name: str, pattern: str) -> bool:
     return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
 
 
-def _builder_arch(build: Artifacts, archive: str) -> str:
-    """Return Debian's name of the machine that the programs in an archive run on."""
-    with tarfile.open(build.path(archive)) as tar:
-        for member in tar:
-            stream = tar.extractfile(member) if member.isreg() and member.mode & 0o100 else None
-            head = stream.read(20) if stream is not None else b""
-            if head.startswith(b"\x7fELF"):
-                machine = int.from_bytes(head[18:20], "little")
-                if machine not in _MACHINES:
-                    raise InputError(f"{archive}: programs for an unknown machine ({machine})")
-                return _MACHINES[machine]
-    return "all"
+def _builder_arch(build: Artifacts) -> str:
+    """Return Debian's name of the machine that programs run on that the build made for itself."""
+    machine = str(build.manifest.get("builder_machine", "")).partition("-")[0]
+    if machine not in _MACHINES:
+        raise InputError(
+            f"{build.directory}: its manifest.json does not say what machine built it",
+            hint="build it again: krg-provision build-kernel",
+        )
+    return _MACHINES[machine]
 
 
 # From recipes to packages.
+
+
+@contextmanager
+def _staging(scratch: Path, size: int) -> Iterator[Path]:
+    """Give a directory for trees of ``size`` bytes, in memory where there is room.
+
+    Thousands of headers are made and removed there; on ext4 that costs more than packing them.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 # the directory made in it has a name of its own
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 * size
+    if not (roomy and os.access(memory, os.W_OK)):
+        yield scratch
+        return
+    with tempfile.TemporaryDirectory(prefix="krg-package-", dir=memory) as place:
+        yield Path(place)
 
 
 def _all(
@@ -364,7 +379,8 @@ def _all(
 ) -> None:
     phases.update("packages", 0, len(recipes))
     # The largest take longest: they go first.
-    order = sorted(recipes, key=lambda r: -sum(build.files[m.source].size for m in r.moves))
+    sizes = {r.id: sum(build.files[name].size for name in r.sources) for r in recipes}
+    order = sorted(recipes, key=lambda r: -sizes[r.id])
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         futures = [pool.submit(_one, build, r, wishes, scratch / r.id, place) for r in order]
         try:
@@ -402,14 +418,15 @@ def _one(build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path, place: Pa
     for template, target, mode in recipe.texts:
         stage.write(target, render(template, **values), mode)
     _documentation(stage, recipe, values)
+    stage.strip()
     if recipe.archives:
-        values["shlibs"] = _shared_libraries(stage)
-    values["installed_size"] = stage.size()
+        values["shlibs"] = _shared_libraries(stage, str(build.directory))
+    values["installed_size"], sums = stage.sums()
     folder = data_dir("templates") / "packages" / recipe.id
     for control in ("control", *_CONTROL):
         if control == "control" or (folder / f"{control}.j2").is_file():
             stage.write(f"DEBIAN/{control}", render(f"packages/{recipe.id}/{control}.j2", **values))
-    stage.write("DEBIAN/md5sums", stage.md5sums())
+    stage.write("DEBIAN/md5sums", sums)
     target_file = place / recipe.file
     stage.build(target_file, wishes.compression)
     target_file.chmod(0o644)
@@ -462,29 +479,29 @@ def _documentation(stage: Stage, recipe: Recipe, values: Mapping[str, object]) -
         stage.write(f"usr/share/lintian/overrides/{recipe.name}", text)
 
 
-def _shared_libraries(stage: Stage) -> str:
-    """Return the dependencies of the programs in a tree, as dpkg-shlibdeps finds them."""
-    programs = [str(path) for path in stage.programs()]
-    if not programs:
-        return "libc6"
-    with tempfile.TemporaryDirectory(prefix="krg-shlibs-") as place:
-        debian = Path(place) / "debian"
-        debian.mkdir()
-        (debian / "control").write_text("Source: x\n\nPackage: x\nArchitecture: any\n")
-        try:
-            done = LocalRunner().run(
-                ["dpkg-shlibdeps", "-O", "--warnings=0", *programs],
-                cwd=Path(place), env={"LC_ALL": "C"}, timeout=120, check=False,
-            )  # fmt: skip
-        except MissingError as error:
-            raise MissingError(
-                "dpkg-shlibdeps: not found on this machine", hint="apt-get install dpkg-dev"
-            ) from error
-    match = re.search(r"^shlibs:Depends=(.+)$", done.output, re.MULTILINE)
-    if not match:
-        said = done.output.strip().splitlines() or ["no output"]
-        raise FailedError(f"dpkg-shlibdeps: {said[-1]}")
-    return match[1]
+def _shared_libraries(stage: Stage, where: str) -> str:
+    """Return the dependency of the programs in a tree.
+
+    Of libc6, which is all the kernel's own programs use: the version in which the newest of
+    the symbols they use came, as dpkg-shlibdeps finds it.
+
+    :raises InputError: a program uses another library.
+    """
+    from provision import elf
+
+    newest = (0, 0)
+    for path in stage.programs():
+        used = elf.libraries(path)
+        others = sorted(set(used) - {"libc.so.6"})
+        if others:
+            raise InputError(
+                f"{where}: {path.name} uses {others[0]}, and no package is known for that"
+            )
+        for version in used.get("libc.so.6", ()):
+            numbers = version.removeprefix("GLIBC_").split(".")
+            if all(n.isdigit() for n in numbers):
+                newest = max(newest, (int(numbers[0]), int(numbers[1])))
+    return f"libc6 (>= {newest[0]}.{newest[1]})" if newest[0] else "libc6"
 
 
 def _entry(path: Path, recipe: Recipe) -> dict[str, object]:

@@ -23,13 +23,18 @@ _NEEDED = ("perl", "depmod", "cp", "ln", "sh", "yes")
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The builder's tools: first lines of their --version, version numbers, processors."""
+    """The builder's tools: first lines of their --version, version numbers, processors.
+
+    ``machine`` is what programs run on that gcc makes when it is told nothing, such as
+    x86_64-linux-gnu.
+    """
 
     lines: dict[str, str]
     versions: dict[str, str]
     ccache: bool
     processors: int
     home: Path
+    machine: str
 
 
 def survey(runner: Runner, gcc_flags: Sequence[str]) -> Toolchain:
@@ -47,6 +52,7 @@ def survey(runner: Runner, gcc_flags: Sequence[str]) -> Toolchain:
         )
         + "".join(f"command -v {tool} >/dev/null || echo lacks: {tool}\n" for tool in _NEEDED)
         + "command -v ccache >/dev/null && echo ccache: yes\n"
+        + "echo machine: $(gcc -dumpmachine 2>/dev/null)\n"
         + 'echo processors: $(nproc)\necho home: "$HOME"\n'
         + "echo 'int main(void){return 0;}' | "
         + f"gcc {' '.join(gcc_flags)} -xc - -o /dev/null 2>/dev/null && echo links: yes\n"
@@ -80,5 +86,10 @@ def survey(runner: Runner, gcc_flags: Sequence[str]) -> Toolchain:
             raise MissingError(f"{name} on {runner.name} says no version: {line!r}")
         versions[name] = numbers[-1]
     return Toolchain(
-        lines, versions, "ccache" in said, int(said.get("processors") or 1), Path(said["home"])
+        lines,
+        versions,
+        "ccache" in said,
+        int(said.get("processors") or 1),
+        Path(said["home"]),
+        said.get("machine", ""),
     )

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -356,10 +355,3 @@ def test_nothing_leads_out_of_a_package(tmp_path: Path, name: str) -> None:
 )
 def test_patterns(name: str, pattern: str, matches: bool) -> None:
     assert package._matches(name, pattern) is matches
-
-
-def test_headers_without_programs_are_for_all(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "h.tar", "w") as tar:
-        tar.add(__file__, "include/x.h")
-    build = Artifacts(tmp_path, "r", "x86_64", "k", "b", {}, {})
-    assert package._builder_arch(build, "h.tar") == "all"
