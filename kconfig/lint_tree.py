@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import kconfiglib
 from kconfiglib import BOOL, HEX, INT, TRISTATE, expr_value
 
-from kconfig import explain, tree
+from kconfig import explain, reading, tree
 from kconfig.config_file import Assignment, ConfigFile
 from kconfig.errors import KconfigError
 from kconfig.finding import Finding
@@ -22,7 +21,7 @@ _TRUTH = (BOOL, TRISTATE)
 _DEFAULT_ARCH = "x86_64"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trees:
     """A loaded tree, and the names that another version of it defines, if one was given."""
 
@@ -31,6 +30,18 @@ class Trees:
     names: Nearest
     other: frozenset[str] | None = None
     other_version: tree.KernelVersion | None = None
+    _has: ConfigFile | None = field(default=None, init=False, repr=False)
+
+    def read(self, config: ConfigFile) -> None:
+        """Give the tree the values of ``config`` and no others, unless it has just these.
+
+        All assignments are read: which one counts is the tree's affair.
+        """
+        if self._has is not config:
+            self._has = None
+            reading.forget(self.kconf)
+            reading.read(self.kconf, _lines(config.assignments), self.version.numbers)
+            self._has = config
 
 
 def arch_of(directory: Path, arch: str) -> str:
@@ -66,7 +77,7 @@ def load(directory: Path, arch: str, other: Path | None = None, *, shell: bool =
 
 def final_values(config: ConfigFile, trees: Trees) -> dict[str, str]:
     """Return the value that each symbol of the tree has in the end."""
-    _read_into(trees.kconf, config)
+    trees.read(config)
     return {symbol.name: symbol.str_value for symbol in trees.kconf.unique_defined_syms}
 
 
@@ -75,7 +86,7 @@ def lint(subject: Subject, trees: Trees) -> list[Finding]:
 
     The values of ``trees.kconf`` are replaced by the file's.
     """
-    _read_into(trees.kconf, subject.config)
+    trees.read(subject.config)
     assigned = subject.assigned
     return [
         *_unknown(subject.config.name, assigned, trees),
@@ -85,21 +96,14 @@ def lint(subject: Subject, trees: Trees) -> list[Finding]:
     ]
 
 
-def _read_into(kconf: kconfiglib.Kconfig, config: ConfigFile) -> None:
-    """Load the assignments, all of them: which one counts is the tree's affair."""
-    lines = []
-    for entry in config.assignments:
+def _lines(assignments: Iterable[Assignment]) -> Iterator[str]:
+    for entry in assignments:
         if entry.quoted:
-            value = kconfiglib.escape(entry.value)
-            lines.append(f'CONFIG_{entry.symbol}="{value}"')
+            yield f'CONFIG_{entry.symbol}="{kconfiglib.escape(entry.value)}"'
         elif entry.value == "n":
-            lines.append(f"# CONFIG_{entry.symbol} is not set")
+            yield f"# CONFIG_{entry.symbol} is not set"
         else:
-            lines.append(f"CONFIG_{entry.symbol}={entry.value}")
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="krg-lint-") as file:
-        file.write("\n".join(lines) + "\n")
-        file.flush()
-        kconf.load_config(file.name, replace=True)
+            yield f"CONFIG_{entry.symbol}={entry.value}"
 
 
 def _defined(kconf: kconfiglib.Kconfig, name: str) -> kconfiglib.Symbol | None:

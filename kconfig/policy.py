@@ -25,6 +25,7 @@ _MOST_BYTES = 1 << 20
 _VERSION = re.compile(r"(\d{1,5})\.(\d{1,5})(?:\.(\d{1,5}))?")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RULE_LINE = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
+_KERNEL_LINE = re.compile(r'^kernel = "([^"]*)"$', re.MULTILINE)
 _KEYS = frozenset(
     ("id", "symbols", "want", "need", "severity", "why", "source", "since", "until", "arch", "when")
 )
@@ -346,4 +347,11 @@ def for_kernel(version: Version | None) -> list[Policy]:
     """
     if version is None:
         return [load("kerrighed-2.4.4")]
-    return [one for one in map(load, names()) if one.kernel == version] or [load("boot")]
+    return [load(name) for name in names() if _made_for(name) == version] or [load("boot")]
+
+
+def _made_for(name: str) -> Version | None:
+    """Return the kernel of a shipped policy; to parse all of them takes longer than a lint."""
+    text = (_POLICIES / f"{name}.toml").read_text("utf-8")
+    match = _KERNEL_LINE.search(text, 0, text.find("\n[["))
+    return _version({"kernel": match[1]}, "kernel", name) if match else None

@@ -19,7 +19,7 @@ from typing import Any
 
 import kconfiglib
 
-from kconfig import dialect, reading
+from kconfig import dialect, garbage, reading
 from kconfig import shell as shells
 from kconfig import values as rules
 from kconfig.bridge import bridge
@@ -106,10 +106,11 @@ class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no t
     def _open(self, filename: str, mode: str) -> Any:
         if mode != "r":
             return super()._open(filename, mode)
-        with Path(filename).open(encoding="latin-1", newline=None) as stream:
-            text = stream.read()
-        name = os.path.relpath(filename, self.srctree) if self.srctree else filename
-        return io.StringIO(bridge(name, text))
+        # As text, and with os.path.relpath, this takes a tenth of the time of a load.
+        text = Path(filename).read_bytes().decode("latin-1")
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        return io.StringIO(bridge(filename.removeprefix(f"{self.srctree}/"), text))
 
 
 @contextmanager
@@ -181,7 +182,7 @@ def load(tree: Path, arch: str, *, shell: bool = True) -> kconfiglib.Kconfig:
         known = ", ".join(arches(tree)) or "none"
         raise KconfigError(f"{tree}: cannot be configured for {arch} (it has: {known})")
     runs = shells.Shell(values) if shell else shells.NoShell()
-    with _environment(values):
+    with _environment(values), garbage.kept():
         try:
             return _Kconfig(first, version.numbers, runs)
         except (kconfiglib.KconfigError, OSError, RecursionError) as error:

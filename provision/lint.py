@@ -210,7 +210,7 @@ class _Checker:
     def _in_tree(
         self, subject: lint.Subject, policies: Sequence[policy.Policy], tree: Path
     ) -> list[Finding]:
-        from kconfig import crosscheck, lint_tree
+        from kconfig import lint_tree
 
         options = self._options
         arch = lint_tree.arch_of(tree, subject.arch)
@@ -221,6 +221,8 @@ class _Checker:
         subject = subject._replace(final=lint_tree.final_values(subject.config, trees))
         findings = lint.lint(subject, policies) + lint_tree.lint(subject, trees)
         if options.devices:
+            from kconfig import crosscheck
+
             findings += crosscheck.devices(subject, tree, options.devices)
         return findings
 
