@@ -24,6 +24,7 @@ from kconfig import shell as shells
 from kconfig import values as rules
 from kconfig.bridge import bridge
 from kconfig.errors import KconfigError
+from kconfig.quick import Quick
 
 _VERSION_LINE = re.compile(
     r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)\s*=[ \t]*(\S*)", re.MULTILINE
@@ -57,7 +58,7 @@ def kernel_version(tree: Path) -> KernelVersion:
     return KernelVersion(numbers, values.get("EXTRAVERSION", ""))
 
 
-class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no types
+class _Kconfig(Quick):
     """Kconfiglib, reading through the bridge, with the value rules of the tree's age."""
 
     def __init__(self, filename: str, version: dialect.Version, shell: shells.Shell) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from kconfig import config_source, known, lint, policy
+from kconfig import config_source, garbage, known, lint, policy
 from kconfig import report as reports
 from kconfig.config_file import ConfigFile
 from kconfig.errors import KconfigError
@@ -165,7 +165,8 @@ def run(names: Sequence[str], options: Options) -> Outcome:
             errors.append(str(error))
             continue
         try:
-            left, out = known.ignore(checker.check(config), config)
+            with garbage.kept():
+                left, out = known.ignore(checker.check(config), config)
         except KconfigError as error:
             raise InputError(str(error)) from error
         findings += left

@@ -413,3 +413,21 @@ def test_the_fast_path_imports_nothing_heavy(good: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "1 file: no findings\n\n", done.stderr
+
+
+def test_files_checked_in_turn_do_not_mix() -> None:
+    """A tree keeps a file's values until it is given another's."""
+    trees = lint_tree.load(TREE, "x86_64")
+    texts = ["CONFIG_NET=y\nCONFIG_NO_SUCH=y\n", "# CONFIG_NET is not set\nCONFIG_TIPC=y\n"]
+    alone = [lint_tree.lint(subject(text), lint_tree.load(TREE, "x86_64")) for text in texts]
+    first, second = map(subject, texts)
+    assert lint_tree.final_values(first.config, trees)["NET"] == "y"
+    assert lint_tree.final_values(second.config, trees)["NET"] == "n"
+    assert [lint_tree.lint(first, trees), lint_tree.lint(second, trees)] == alone
+    assert lint_tree.lint(first, trees) == alone[0]
+
+
+def test_a_string_beyond_ascii_is_kept(tmp_path: Path) -> None:
+    text = 'CONFIG_LOCALVERSION="-grün"\n'
+    assert not [f for f in lint_tree.lint(subject(text), lint_tree.load(TREE, "x86_64"))
+                if f.symbol == "LOCALVERSION"]  # fmt: skip

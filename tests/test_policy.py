@@ -268,3 +268,11 @@ def test_any_policy_is_read_or_refused_in_words(rule_: dict, head: dict) -> None
 def test_any_text_is_a_policy_or_refused_in_words(text: str) -> None:
     with pytest.raises(KconfigError, match=r"^here\.toml"):
         policy.parse(text, "here.toml")
+
+
+def test_a_shipped_policy_is_found_by_the_kernel_in_it() -> None:
+    """What for_kernel looks at, without parsing, is what a parser finds."""
+    every = [policy.load(name) for name in policy.names()]
+    for version in {one.kernel for one in every if one.kernel}:
+        assert policy.for_kernel(version) == [one for one in every if one.kernel == version]
+    assert [one.name for one in policy.for_kernel((6, 1, 0))] == ["boot"]
