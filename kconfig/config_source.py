@@ -61,6 +61,8 @@ def read(name: str) -> ConfigFile:
 
 def _data(name: str) -> bytes:
     if name == "-":
+        if sys.stdin is None:
+            raise KconfigError("standard input: closed")
         return sys.stdin.buffer.read(_MOST_READ + 1)
     path = Path(name)
     mode = path.stat().st_mode
@@ -94,7 +96,8 @@ def config_text(data: bytes, name: str) -> tuple[str, str]:
     if found is None:
         what = "it has no configuration inside (IKCFG_ST): built without IKCONFIG"
         if not data.startswith(b"\x7fELF") and data[0x202:0x206] != b"HdrS":
-            what = "binary, and neither a kernel image nor a module"
+            line = data.count(b"\n", 0, data.index(b"\0")) + 1
+            what = f"binary (a NUL in line {line}), and neither a kernel image nor a module"
         else:
             odd = [kind for kind, magic in _NOT_READ.items() if magic in data]
             if odd and not data.startswith(b"\x7fELF"):

@@ -7,6 +7,7 @@ arch/ARCH/Kconfig (the kernel's own scripts/kconfig/Makefile does the same).
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -69,7 +70,12 @@ class _Kconfig(Quick):
         self.shown_choices: set[Any] = set()
         self.doubted_choices: set[Any] = set()
         self.turns: dict[Any, dict[Any, None]] = {}
-        super().__init__(filename, warn=False)
+        try:
+            super().__init__(filename, warn=False)
+        except RecursionError as error:
+            raise kconfiglib.KconfigError(
+                f"{self.filename}:{self.linenr}: nested too deeply, or a loop"
+            ) from error
         rules.adopt(self, version)
 
     def _fn_val(self, args: list[str]) -> str:
@@ -108,7 +114,11 @@ class _Kconfig(Quick):
         if mode != "r":
             return super()._open(filename, mode)
         # As text, and with os.path.relpath, this takes a tenth of the time of a load.
-        text = Path(filename).read_bytes().decode("latin-1")
+        path = Path(filename)
+        if not path.is_file() and path.exists():
+            # A named pipe would be waited for without end, a device read without end.
+            raise OSError(errno.EINVAL, "not a regular file", filename)
+        text = path.read_bytes().decode("latin-1")
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         return io.StringIO(bridge(filename.removeprefix(f"{self.srctree}/"), text))
@@ -187,6 +197,7 @@ def load(tree: Path, arch: str, *, shell: bool = True) -> kconfiglib.Kconfig:
         try:
             return _Kconfig(first, version.numbers, runs)
         except (kconfiglib.KconfigError, OSError, RecursionError) as error:
-            raise KconfigError(f"{tree}: {str(error).strip()}") from error
+            text = " ".join(str(error).split())
+            raise KconfigError(f"{tree}: {text}") from error
         finally:
             runs.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,6 +80,8 @@ def options(
         if not match:
             raise InputError(f"{version!r} is not a kernel version such as 2.6.20")
         numbers = (int(match[1]), int(match[2]), int(match[3] or 0))
+    if arch and not re.fullmatch("[a-z0-9_]+", arch):
+        raise InputError(f"{arch[:60]!r} is not an architecture such as x86_64")
     if other_tree is not None and tree is None:
         raise InputError("--other-tree compares with --tree, which is missing")
     return Options(policies, numbers, arch, tree, other_tree, facts, devices, shell)
@@ -86,6 +89,10 @@ def options(
 
 def _read(path: Path) -> str:
     try:
+        mode = path.stat().st_mode
+        # A named pipe may never end; that of a shell's <(...) has a writer.
+        if stat.S_ISFIFO(mode) and path.parent != Path("/dev/fd"):
+            raise InputError(f"{path}: a named pipe, not a file")
         with path.open("rb") as stream:
             data = stream.read(_MOST_TEXT + 1)
     except OSError as error:
@@ -97,9 +104,9 @@ def _read(path: Path) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a report as a whole or not at all."""
-    from provision.atomic import write_text
+    from provision.atomic import write_output
 
-    write_text(path, text)
+    write_output(path, text)
 
 
 def write_baseline(path: Path, findings: Sequence[Finding]) -> None:
@@ -122,8 +129,9 @@ def report(outcome: Outcome, baseline: Path | None, fail_on: str, version: str) 
 def render(found: reports.Report, form: str, *, to_terminal: bool) -> str:
     """Return the report as text; colour only for a terminal, and not with NO_COLOR."""
     if form == "table":
-        colour = to_terminal and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        return reports.table(found, colour=colour)
+        stdout = sys.stdout  # None when it was closed
+        colour = to_terminal and stdout and stdout.isatty() and not os.environ.get("NO_COLOR")
+        return reports.table(found, colour=bool(colour))
     return reports.FORMATS[form](found)
 
 

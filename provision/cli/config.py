@@ -78,7 +78,7 @@ def generate(
       krg-provision config generate --tree ~/linux-2.6.20 --fragment site.config
     """
     from provision import release as releases
-    from provision.atomic import write_text
+    from provision.atomic import write_output
     from provision.configure import Wishes, generated
     from provision.prepared import prepared_tree
     from provision.progress import Phases
@@ -95,7 +95,7 @@ def generate(
     if output is None:
         click.echo(made.text, nl=False)
     else:
-        write_text(output, made.text)
+        write_output(output, made.text)
 
 
 _NO_SHELL = "Trees from 4.18 on run commands while they are read: run none."

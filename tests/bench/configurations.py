@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import kernel_trees
+import pytest
 
 from kconfig import tree
 from provision.paths import sources_dir
@@ -96,9 +97,7 @@ def trees(work: Path, modern: Path | None) -> tuple[Path, Path | None]:
     if modern is None:
         try:
             modern = kernel_trees.from_debian("6.12", work)
-        except BaseException as error:  # a skip of pytest's is no Exception
-            if isinstance(error, KeyboardInterrupt):
-                raise
+        except pytest.skip.Exception as error:
             print(f"no 6.12: {error} (--modern-tree DIR takes one that is there)")
     return old, modern
 
