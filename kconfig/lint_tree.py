@@ -88,10 +88,11 @@ def lint(subject: Subject, trees: Trees) -> list[Finding]:
     """
     trees.read(subject.config)
     assigned = subject.assigned
+    silent = _silent(assigned, trees.kconf)
     return [
         *_unknown(subject.config.name, assigned, trees),
-        *_not_kept(subject.config.name, assigned, trees.kconf),
-        *_new(subject.config.name, assigned, trees),
+        *_not_kept(subject.config.name, assigned, trees.kconf, whole=silent is not None),
+        *_new(subject.config.name, silent or [], trees),
         *_forced(subject.config.name, assigned, trees.kconf),
     ]
 
@@ -152,7 +153,7 @@ def _same(symbol: kconfiglib.Symbol, entry: Assignment) -> bool:
 
 
 def _not_kept(
-    name: str, assigned: Mapping[str, Assignment], kconf: kconfiglib.Kconfig
+    name: str, assigned: Mapping[str, Assignment], kconf: kconfiglib.Kconfig, *, whole: bool
 ) -> Iterator[Finding]:
     for given, entry in assigned.items():
         symbol = _defined(kconf, given)
@@ -166,18 +167,26 @@ def _not_kept(
             why = explain.obstacle(symbol, entry.value)
             # That something more is on is less of a surprise than that something is off.
             severity = "recommended" if truth and value != "n" else "required"
+        fix = f"meet what it needs, or write {setting(given, symbol.str_value)}"
+        source = _place(symbol)
+        if whole and not any(node.prompt for node in symbol.nodes):
+            # In a whole .config the kernel's tool wrote it, nobody chose it.
+            severity, fix, source = "info", f"none: {why}", ""
+            why = "nobody sets it: it follows from other values, or from the tools of this machine"
         rule = "tree/module" if truth and entry.value == "m" and value == "y" else "tree/not-kept"
         yield Finding(
-            rule, severity, given, f"{value} in the end", entry.value or '""', why, _place(symbol),
-            f"meet what it needs, or write {setting(given, symbol.str_value)}", name, entry.line,
+            rule, severity, given, f"{value} in the end", entry.value or '""', why, source,
+            fix, name, entry.line,
         )  # fmt: skip
 
 
-def _new(name: str, assigned: Mapping[str, Assignment], trees: Trees) -> Iterator[Finding]:
-    """Find symbols that the tree asks for and the file is silent about; none in a fragment."""
+def _silent(
+    assigned: Mapping[str, Assignment], kconf: kconfiglib.Kconfig
+) -> list[kconfiglib.Symbol] | None:
+    """Return what the tree asks for and the file is silent about; None for a fragment."""
     asked = [
         symbol
-        for symbol in trees.kconf.unique_defined_syms
+        for symbol in kconf.unique_defined_syms
         if symbol.visibility and symbol.orig_type != kconfiglib.UNKNOWN
     ]
     silent = [
@@ -186,8 +195,10 @@ def _new(name: str, assigned: Mapping[str, Assignment], trees: Trees) -> Iterato
         if symbol.name not in assigned
         and not (symbol.choice and any(s.name in assigned for s in symbol.choice.syms))
     ]
-    if 2 * len(silent) > len(asked):
-        return
+    return None if 2 * len(silent) > len(asked) else silent
+
+
+def _new(name: str, silent: Iterable[kconfiglib.Symbol], trees: Trees) -> Iterator[Finding]:
     for symbol in silent:
         why = "the tree asks for it and the file has no line; it gets its default"
         if trees.other is not None and symbol.name not in trees.other:
