@@ -97,6 +97,11 @@ def lint(subject: Subject, trees: Trees) -> list[Finding]:
     ]
 
 
+def as_text(config: ConfigFile) -> str:
+    """Return the assignments as a .config, all of them: which one counts is the tree's affair."""
+    return "\n".join(_lines(config.assignments)) + "\n"
+
+
 def _lines(assignments: Iterable[Assignment]) -> Iterator[str]:
     for entry in assignments:
         if entry.quoted:
