@@ -65,12 +65,12 @@ def load(directory: Path, arch: str, other: Path | None = None, *, shell: bool =
     :param shell: whether the trees may run commands, see kconfig.tree.load.
     :raises KconfigError: one of them is not a kernel tree, or has a syntax error.
     """
-    kconf = tree.load(directory, arch, shell=shell)
+    kconf = tree.load(directory, arch, shell=shell, help_texts=False)
     version = tree.kernel_version(directory)
     nearest = Nearest(symbol.name for symbol in kconf.unique_defined_syms)
     if other is None:
         return Trees(kconf, version, nearest)
-    there = tree.load(other, arch_of(other, arch), shell=shell)
+    there = tree.load(other, arch_of(other, arch), shell=shell, help_texts=False)
     names = frozenset(symbol.name for symbol in there.unique_defined_syms)
     return Trees(kconf, version, nearest, names, tree.kernel_version(other))
 

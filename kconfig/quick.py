@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kconfiglib, without the work that nothing here has a use for.
+"""Kconfiglib, without the work that a linter has no use for.
 
-A third of the lines of Kconfig files are help texts, which nobody here shows: they are
-passed over. The methods are private: the library's version is pinned, and
+A third of the lines of Kconfig files are help texts: unless somebody is to read them, they
+are passed over. The methods are private: the library's version is pinned, and
 tests/test_quick.py compares a tree read so with one read by the library alone.
 """
 
@@ -20,8 +20,9 @@ def indentation(line: str) -> int:
 
 
 class Quick(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no types
-    """A tree in which every help text is empty."""
+    """A tree in which every help text is empty, unless ``keeps_help`` is set."""
 
+    keeps_help = False
     _readline: Any
     _reuse_tokens: bool
     linenr: int
@@ -42,6 +43,9 @@ class Quick(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no type
         return True
 
     def _parse_help(self, node: Any) -> None:
+        if self.keeps_help:
+            super()._parse_help(node)
+            return
         readline = self._readline
         line = readline()
         self.linenr += 1

@@ -62,8 +62,11 @@ def kernel_version(tree: Path) -> KernelVersion:
 class _Kconfig(Quick):
     """Kconfiglib, reading through the bridge, with the value rules of the tree's age."""
 
-    def __init__(self, filename: str, version: dialect.Version, shell: shells.Shell) -> None:
+    def __init__(
+        self, filename: str, version: dialect.Version, shell: shells.Shell, keeps_help: bool
+    ) -> None:
         self.version = version
+        self.keeps_help = keeps_help
         self._shell = shell
         # Choices that were visible once, and choices to be asked again: see kconfig.values
         # and kconfig.reading. In which order the members of choices were given values.
@@ -178,11 +181,14 @@ def settings(tree: Path, arch: str, *, shell: bool = True) -> dict[str, str]:
     }
 
 
-def load(tree: Path, arch: str, *, shell: bool = True) -> kconfiglib.Kconfig:
+def load(
+    tree: Path, arch: str, *, shell: bool = True, help_texts: bool = True
+) -> kconfiglib.Kconfig:
     """Return the Kconfig symbols of ``tree`` for ``arch``, with no configuration loaded.
 
     :param shell: kernels from 4.18 on run commands while they are read; False runs none,
         and takes every ability of the tools asked for as missing. Old trees run nothing.
+    :param help_texts: False leaves them empty, and is faster.
     :raises KconfigError: not a kernel tree, no such architecture, or a syntax error.
     """
     tree = tree.resolve()
@@ -195,7 +201,7 @@ def load(tree: Path, arch: str, *, shell: bool = True) -> kconfiglib.Kconfig:
     runs = shells.Shell(values) if shell else shells.NoShell()
     with _environment(values), garbage.kept():
         try:
-            return _Kconfig(first, version.numbers, runs)
+            return _Kconfig(first, version.numbers, runs, help_texts)
         except (kconfiglib.KconfigError, OSError, RecursionError) as error:
             text = " ".join(str(error).split())
             raise KconfigError(f"{tree}: {text}") from error

@@ -8,9 +8,11 @@ from pathlib import Path
 import kconfiglib
 import kernel_trees
 import pytest
+import small_trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kconfig import tree
 from kconfig.quick import Quick
 from provision.paths import sources_dir
 
@@ -88,4 +90,9 @@ def test_it_can_fail(tmp_path: Path) -> None:
     quick, plain = Quick(str(path)), kconfiglib.Kconfig(str(path))
     assert plain.syms["A"].nodes[0].help == "B" and not quick.syms["A"].nodes[0].help
     assert outline(quick) == outline(plain)
+    made = small_trees.make(tmp_path / "tree", path.read_text(), (2, 6, 20))
+    for keeps, text in ((True, "B"), (False, "")):
+        kconf = tree.load(made, "x86_64", help_texts=keeps)
+        assert kconf.syms["A"].nodes[0].help == text
+    assert tree.load(made, "x86_64").syms["A"].nodes[0].help == "B"
     assert [entry[0] for entry in outline(quick)] == ["A", "B"]
