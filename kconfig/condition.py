@@ -51,7 +51,7 @@ class Want(NamedTuple):
         if self.forbidden:
             return next((v for v in ("n", "m", "y") if self.accepts(v)), "")
         if self.like is not None:
-            return self.like.replace("*", "").replace("?", "")
+            return self.like.replace("*", "").replace("?", "x")
         number = _number(value)
         if number is None or (self.low is not None and number < self.low):
             return str(self.low if self.low is not None else self.high)

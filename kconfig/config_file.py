@@ -119,6 +119,18 @@ def parse(text: str, name: str, origin: str = "") -> ConfigFile:
     :raises KconfigError: there is no line in it that could be meant as a value.
     """
     reader = _Reader()
+    if text.startswith("\ufeff"):
+        text = text[1:]
+        reader.problem(
+            1, "", "a byte order mark", "the kernel takes it as part of the first line",
+            "save the file without it",
+        )  # fmt: skip
+    if "\n" not in text and "\r" in text:
+        text = text.replace("\r", "\n")
+        reader.problem(
+            1, "", "line ends of old Macintoshes", "to the kernel the file is one long line",
+            "convert the file, for example with tr '\\r' '\\n'",
+        )  # fmt: skip
     lines = text.split("\n")
     returns = text.count("\r\n")
     for number, line in enumerate(lines, 1):

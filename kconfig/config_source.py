@@ -52,6 +52,8 @@ def read(name: str) -> ConfigFile:
 
 def _data(name: str) -> bytes:
     if name == "-":
+        if sys.stdin is None:
+            raise KconfigError("standard input: closed")
         return _all(sys.stdin.buffer)
     path = Path(name)
     mode = path.stat().st_mode
@@ -103,7 +105,8 @@ def config_text(data: bytes, name: str) -> tuple[str, str]:
         if trouble:
             what = f"no configuration found, the kernel in it did not unpack: {trouble}"
         elif not kernel and not data.startswith(_ELF):
-            what = "binary, and neither a kernel image nor a module"
+            line = data.count(b"\n", 0, data.index(b"\0")) + 1
+            what = f"binary (a NUL in line {line}), and neither a kernel image nor a module"
         raise KconfigError(f"{name}: {what}")
     if len(found) > _MOST_TEXT:
         raise KconfigError(f"{name}: the configuration inside is larger than any is")

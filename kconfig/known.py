@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -51,6 +50,8 @@ def key(finding: Finding) -> Key:
 
 def dump(findings: Iterable[Finding]) -> str:
     """Return a baseline's text; the same findings always give the same text."""
+    import json
+
     entries = [dict(zip(_KEY, key(finding), strict=True)) for finding in findings]
     entries.sort(key=lambda entry: tuple(entry.values()))
     return json.dumps({"baseline": _FORMAT, "known": entries}, indent=1) + "\n"
@@ -58,6 +59,8 @@ def dump(findings: Iterable[Finding]) -> str:
 
 def load(text: str, where: str) -> Counter[Key]:
     """Return what a baseline knows; KconfigError, with its name, when it is none."""
+    import json
+
     try:
         raw = json.loads(text)
         if raw["baseline"] != _FORMAT:

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import kconfiglib
 from kconfiglib import BOOL, HEX, INT, TRISTATE, expr_value
 
-from kconfig import explain, tree
+from kconfig import explain, reading, tree
 from kconfig.config_file import Assignment, ConfigFile
 from kconfig.errors import KconfigError
 from kconfig.finding import Finding
@@ -22,7 +21,7 @@ _TRUTH = (BOOL, TRISTATE)
 _DEFAULT_ARCH = "x86_64"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trees:
     """A loaded tree, and the names that another version of it defines, if one was given."""
 
@@ -31,6 +30,18 @@ class Trees:
     names: Nearest
     other: frozenset[str] | None = None
     other_version: tree.KernelVersion | None = None
+    _has: ConfigFile | None = field(default=None, init=False, repr=False)
+
+    def read(self, config: ConfigFile) -> None:
+        """Give the tree the values of ``config`` and no others, unless it has just these.
+
+        All assignments are read: which one counts is the tree's affair.
+        """
+        if self._has is not config:
+            self._has = None
+            reading.forget(self.kconf)
+            reading.read(self.kconf, _lines(config.assignments), self.version.numbers)
+            self._has = config
 
 
 def arch_of(directory: Path, arch: str) -> str:
@@ -54,19 +65,19 @@ def load(directory: Path, arch: str, other: Path | None = None, *, shell: bool =
     :param shell: whether the trees may run commands, see kconfig.tree.load.
     :raises KconfigError: one of them is not a kernel tree, or has a syntax error.
     """
-    kconf = tree.load(directory, arch, shell=shell)
+    kconf = tree.load(directory, arch, shell=shell, help_texts=False)
     version = tree.kernel_version(directory)
     nearest = Nearest(symbol.name for symbol in kconf.unique_defined_syms)
     if other is None:
         return Trees(kconf, version, nearest)
-    there = tree.load(other, arch_of(other, arch), shell=shell)
+    there = tree.load(other, arch_of(other, arch), shell=shell, help_texts=False)
     names = frozenset(symbol.name for symbol in there.unique_defined_syms)
     return Trees(kconf, version, nearest, names, tree.kernel_version(other))
 
 
 def final_values(config: ConfigFile, trees: Trees) -> dict[str, str]:
     """Return the value that each symbol of the tree has in the end."""
-    _read_into(trees.kconf, config)
+    trees.read(config)
     return {symbol.name: symbol.str_value for symbol in trees.kconf.unique_defined_syms}
 
 
@@ -75,35 +86,30 @@ def lint(subject: Subject, trees: Trees) -> list[Finding]:
 
     The values of ``trees.kconf`` are replaced by the file's.
     """
-    _read_into(trees.kconf, subject.config)
+    trees.read(subject.config)
     assigned = subject.assigned
+    silent = _silent(assigned, trees.kconf)
     return [
         *_unknown(subject.config.name, assigned, trees),
-        *_not_kept(subject.config.name, assigned, trees.kconf),
-        *_new(subject.config.name, assigned, trees),
+        *_not_kept(subject.config.name, assigned, trees.kconf, whole=silent is not None),
+        *_new(subject.config.name, silent or [], trees),
         *_forced(subject.config.name, assigned, trees.kconf),
     ]
 
 
 def as_text(config: ConfigFile) -> str:
     """Return the assignments as a .config, all of them: which one counts is the tree's affair."""
-    lines = []
-    for entry in config.assignments:
+    return "\n".join(_lines(config.assignments)) + "\n"
+
+
+def _lines(assignments: Iterable[Assignment]) -> Iterator[str]:
+    for entry in assignments:
         if entry.quoted:
-            value = kconfiglib.escape(entry.value)
-            lines.append(f'CONFIG_{entry.symbol}="{value}"')
+            yield f'CONFIG_{entry.symbol}="{kconfiglib.escape(entry.value)}"'
         elif entry.value == "n":
-            lines.append(f"# CONFIG_{entry.symbol} is not set")
+            yield f"# CONFIG_{entry.symbol} is not set"
         else:
-            lines.append(f"CONFIG_{entry.symbol}={entry.value}")
-    return "\n".join(lines) + "\n"
-
-
-def _read_into(kconf: kconfiglib.Kconfig, config: ConfigFile) -> None:
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="krg-lint-") as file:
-        file.write(as_text(config))
-        file.flush()
-        kconf.load_config(file.name, replace=True)
+            yield f"CONFIG_{entry.symbol}={entry.value}"
 
 
 def _defined(kconf: kconfiglib.Kconfig, name: str) -> kconfiglib.Symbol | None:
@@ -152,7 +158,7 @@ def _same(symbol: kconfiglib.Symbol, entry: Assignment) -> bool:
 
 
 def _not_kept(
-    name: str, assigned: Mapping[str, Assignment], kconf: kconfiglib.Kconfig
+    name: str, assigned: Mapping[str, Assignment], kconf: kconfiglib.Kconfig, *, whole: bool
 ) -> Iterator[Finding]:
     for given, entry in assigned.items():
         symbol = _defined(kconf, given)
@@ -166,18 +172,26 @@ def _not_kept(
             why = explain.obstacle(symbol, entry.value)
             # That something more is on is less of a surprise than that something is off.
             severity = "recommended" if truth and value != "n" else "required"
+        fix = f"meet what it needs, or write {setting(given, symbol.str_value)}"
+        source = _place(symbol)
+        if whole and not any(node.prompt for node in symbol.nodes):
+            # In a whole .config the kernel's tool wrote it, nobody chose it.
+            severity, fix, source = "info", f"none: {why}", ""
+            why = "nobody sets it: it follows from other values, or from the tools of this machine"
         rule = "tree/module" if truth and entry.value == "m" and value == "y" else "tree/not-kept"
         yield Finding(
-            rule, severity, given, f"{value} in the end", entry.value or '""', why, _place(symbol),
-            f"meet what it needs, or write {setting(given, symbol.str_value)}", name, entry.line,
+            rule, severity, given, f"{value} in the end", entry.value or '""', why, source,
+            fix, name, entry.line,
         )  # fmt: skip
 
 
-def _new(name: str, assigned: Mapping[str, Assignment], trees: Trees) -> Iterator[Finding]:
-    """Find symbols that the tree asks for and the file is silent about; none in a fragment."""
+def _silent(
+    assigned: Mapping[str, Assignment], kconf: kconfiglib.Kconfig
+) -> list[kconfiglib.Symbol] | None:
+    """Return what the tree asks for and the file is silent about; None for a fragment."""
     asked = [
         symbol
-        for symbol in trees.kconf.unique_defined_syms
+        for symbol in kconf.unique_defined_syms
         if symbol.visibility and symbol.orig_type != kconfiglib.UNKNOWN
     ]
     silent = [
@@ -186,8 +200,10 @@ def _new(name: str, assigned: Mapping[str, Assignment], trees: Trees) -> Iterato
         if symbol.name not in assigned
         and not (symbol.choice and any(s.name in assigned for s in symbol.choice.syms))
     ]
-    if 2 * len(silent) > len(asked):
-        return
+    return None if 2 * len(silent) > len(asked) else silent
+
+
+def _new(name: str, silent: Iterable[kconfiglib.Symbol], trees: Trees) -> Iterator[Finding]:
     for symbol in silent:
         why = "the tree asks for it and the file has no line; it gets its default"
         if trees.other is not None and symbol.name not in trees.other:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable
+from itertools import accumulate
 
 # A file with more unknown names than this is another kernel's: no hint helps.
 MOST_HINTS = 100
@@ -13,11 +15,14 @@ _ALIKE = 0.8
 
 
 class Nearest:
-    """Names, indexed by their groups of three letters."""
+    """Names, found by their groups of three letters."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = list(names)
-        self._index: dict[str, list[int]] | None = None
+        # All names in one text, where a group is found faster than an index of all is made.
+        self._text = ""
+        self._starts: list[int] = []
+        self._found: dict[str, list[int]] = {}
         self._asked = 0
 
     def to(self, name: str) -> str:
@@ -27,17 +32,28 @@ class Nearest:
             return ""
         import difflib
 
-        if self._index is None:
-            self._index = defaultdict(list)
-            for number, known in enumerate(self._names):
-                for gram in _grams(known):
-                    self._index[gram].append(number)
         shared: Counter[int] = Counter()
         for gram in _grams(name):
-            shared.update(self._index.get(gram, ()))
+            shared.update(self._with(gram))
         close = [self._names[number] for number, _ in shared.most_common(_CANDIDATES)]
         near = difflib.get_close_matches(name, close, n=1, cutoff=_ALIKE)
         return near[0] if near else ""
+
+    def _with(self, gram: str) -> list[int]:
+        """Return the numbers of the names that have a group, each once."""
+        if not self._text:
+            edged = [f"^{name}$" for name in self._names]
+            self._text = "\n".join(edged)
+            self._starts = list(accumulate((len(name) + 1 for name in edged), initial=0))
+        if gram not in self._found:
+            numbers: dict[int, None] = {}
+            at = self._text.find(gram)
+            while at >= 0:
+                number = bisect_right(self._starts, at) - 1
+                numbers[number] = None
+                at = self._text.find(gram, self._starts[number + 1])
+            self._found[gram] = list(numbers)
+        return self._found[gram]
 
 
 def _grams(name: str) -> set[str]:

@@ -21,10 +21,16 @@ __all__ = ["SEVERITIES", "SYMBOL", "Policy", "Rule", "check_together", "load", "
 Version = tuple[int, int, int]
 
 _POLICIES = Path(__file__).resolve().parent / "policies"
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 256 << 10
+# Policies that extend one another; real ones are two or three.
+_DEEPEST = 10
+# The parser takes hours for a key of thousands of parts.
+_WORD = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"{_WORD}(?:[ \t]*\.[ \t]*{_WORD}){{40}}")
 _VERSION = re.compile(r"(\d{1,5})\.(\d{1,5})(?:\.(\d{1,5}))?")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RULE_LINE = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
+_KERNEL_LINE = re.compile(r'^kernel = "([^"]*)"$', re.MULTILINE)
 _KEYS = frozenset(
     ("id", "symbols", "want", "need", "severity", "why", "source", "since", "until", "arch", "when")
 )
@@ -114,41 +120,63 @@ def load(name: str) -> Policy:
 
     :raises KconfigError: no such policy, or the file is wrong; says where.
     """
-    return _load(name, ())
+    return _load(name, _Loading())
 
 
-def _load(name: str, chain: tuple[str, ...], near: Path | None = None) -> Policy:
+class _Loading:
+    """The policies that are being read, each extended by the one before, and those read."""
+
+    def __init__(self) -> None:
+        self.chain: list[str] = []
+        self.done: dict[str, Policy] = {}
+
+
+def _load(name: str, loading: _Loading, near: Path | None = None) -> Policy:
     if name.endswith(".toml"):
         path = Path(name) if near is None else near / name
     elif re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         path = _POLICIES / f"{name}.toml"
     else:
         raise KconfigError(f"no policy {name[:60]!r} (there are: {', '.join(names())})")
-    if str(path.resolve()) in chain:
-        raise KconfigError(f"{path}: extends itself, by way of {chain[-1]}")
+    real = str(path.resolve())
+    if real in loading.done:
+        return loading.done[real]
+    if real in loading.chain:
+        raise KconfigError(f"{path}: extends itself, by way of {Path(loading.chain[-1]).name}")
+    if len(loading.chain) > _DEEPEST:
+        raise KconfigError(f"{path}: more than {_DEEPEST} policies that extend each other")
+    text = _text(path, name)
+    loading.chain.append(real)
+    loading.done[real] = parse(text, str(path), _loading=loading)
+    loading.chain.pop()
+    return loading.done[real]
+
+
+def _text(path: Path, name: str) -> str:
     try:
+        # A named pipe would be waited for without end, a device read without end.
+        if not path.is_file() and path.exists():
+            raise KconfigError(f"{path}: not a regular file")
         with path.open("rb") as stream:
             data = stream.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
-            raise KconfigError(f"{path}: more than {_MOST_BYTES >> 20} MiB: not a policy")
-        text = data.decode("utf-8")
-    except (OSError, UnicodeError) as error:
-        if path.exists():
-            raise KconfigError(f"{path}: cannot be read as text ({error})") from error
-        raise KconfigError(f"no policy {name} (there are: {', '.join(names())})") from error
-    return parse(text, str(path), _chain=(*chain, str(path.resolve())))
+            raise KconfigError(f"{path}: more than {_MOST_BYTES >> 10} KiB: not a policy")
+        return data.decode("utf-8-sig")
+    except UnicodeError as error:
+        raise KconfigError(f"{path}: cannot be read as text ({error})") from error
+    except OSError as error:
+        if path.parent == _POLICIES and not path.exists():
+            raise KconfigError(f"no policy {name} (there are: {', '.join(names())})") from error
+        raise KconfigError(f"{path}: {error.strerror}") from error
 
 
-def parse(text: str, where: str, *, _chain: tuple[str, ...] = ()) -> Policy:
+def parse(text: str, where: str, *, _loading: _Loading | None = None) -> Policy:
     """Return the Policy a TOML text describes; ``where`` names it in errors.
 
     :raises KconfigError: no TOML, a key that is missing, unknown or of the wrong type,
         two rules that contradict each other; all with their place.
     """
-    try:
-        raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise KconfigError(f"{where}: {str(error) or 'too deeply nested'}") from error
+    raw = _parsed(text, where)
     for key in ("name", "title", "rule"):
         if key not in raw:
             raise KconfigError(f"{where}: {key!r} is missing")
@@ -160,7 +188,7 @@ def parse(text: str, where: str, *, _chain: tuple[str, ...] = ()) -> Policy:
     inherited: dict[str, Rule] = {}
     for other in _texts(raw.get("extends", []), "extends", where):
         try:
-            extended = _load(other, _chain or (where,), Path(where).parent)
+            extended = _load(other, _loading or _Loading(), Path(where).parent)
         except KconfigError as error:
             raise KconfigError(f"{where}: extends {other[:60]}: {error}") from error
         kernel = kernel or extended.kernel
@@ -185,23 +213,46 @@ def parse(text: str, where: str, *, _chain: tuple[str, ...] = ()) -> Policy:
     return Policy(name, title, rules, kernel)
 
 
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    odd = _LONG_KEY.search(text)
+    if odd:
+        line = text.count("\n", 0, odd.start()) + 1
+        raise KconfigError(f"{where}:{line}: a name of more than 40 parts: not a policy")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise KconfigError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise KconfigError(f"{where}: too deeply nested: not a policy") from error
+    except ValueError as error:
+        what = str(error).partition(";")[0]
+        raise KconfigError(f"{where}: a number or date that is none ({what})") from error
+
+
 def check_together(rules: Iterable[Rule]) -> None:
     """Accept rules that can all be followed.
 
     :raises KconfigError: two of them want of one symbol what cannot both be; names both.
     """
-    by_symbol: dict[str, list[Rule]] = {}
+    by_symbol: dict[str, dict[Want, list[Rule]]] = {}
+    # Rules that want the same are not compared; wants are compared once.
+    opposed: dict[tuple[Want, Want], bool] = {}
     for rule in rules:
         if rule.any and len(rule.symbols) > 1:
             continue
         for symbol in rule.symbols:
-            for other in by_symbol.setdefault(symbol, []):
-                if rule.meets(other) and rule.want.excludes(other.want):
+            wants = by_symbol.setdefault(symbol, {})
+            for want, others in wants.items():
+                pair = (rule.want, want)
+                if pair not in opposed:
+                    opposed[pair] = rule.want.excludes(want)
+                other = next(filter(rule.meets, others), None) if opposed[pair] else None
+                if other is not None:
                     raise KconfigError(
                         f"{rule.place}: rule {rule.id} wants {symbol} to be {rule.want}, but rule "
                         f"{other.id} in {other.place} wants {other.want}"
                     )
-            by_symbol[symbol].append(rule)
+            wants.setdefault(rule.want, []).append(rule)
 
 
 def _rule_or_override(
@@ -264,6 +315,11 @@ def _fields(raw: Mapping[str, Any], place: str, keys: frozenset[str]) -> dict[st
     for symbol in symbols:
         if not SYMBOL.fullmatch(symbol):
             raise KconfigError(f"{where}: {symbol[:60]!r} is not a symbol's name")
+    seen: set[str] = set()
+    for symbol in symbols:
+        if symbol in seen:
+            raise KconfigError(f"{where}: {symbol[:60]} is twice among its symbols")
+        seen.add(symbol)
     if not symbols or raw.get("want") == []:
         raise KconfigError(f"{where}: symbols and want must not be empty")
     severity = raw.get("severity", "required")
@@ -346,4 +402,11 @@ def for_kernel(version: Version | None) -> list[Policy]:
     """
     if version is None:
         return [load("kerrighed-2.4.4")]
-    return [one for one in map(load, names()) if one.kernel == version] or [load("boot")]
+    return [load(name) for name in names() if _made_for(name) == version] or [load("boot")]
+
+
+def _made_for(name: str) -> Version | None:
+    """Return the kernel of a shipped policy; to parse all of them takes longer than a lint."""
+    text = (_POLICIES / f"{name}.toml").read_text("utf-8")
+    match = _KERNEL_LINE.search(text, 0, text.find("\n[["))
+    return _version({"kernel": match[1]}, "kernel", name) if match else None

@@ -13,6 +13,8 @@ from kconfig.finding import SEVERITIES, Finding, at_or_above
 
 # Symbols listed under one rule of the table; json has them all.
 SHOWN = 20
+# Characters shown of one text; the longest list of symbols in a shipped policy is shorter.
+_LONGEST = 1000
 _LEVELS = {"required": "error", "recommended": "warning", "info": "note"}
 _COLOURS = {"required": "31", "recommended": "33", "info": "36"}
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -35,7 +37,12 @@ class Report(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """Return ``text`` in one line without control characters, which a terminal would obey."""
+    """Return ``text`` in one line without control characters, which a terminal would obey.
+
+    Of a value as long as a book only the beginning is shown; json has all of it.
+    """
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST] + "..."
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

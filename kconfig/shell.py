@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from kconfig.dialect import SHELL, Version
+
+if TYPE_CHECKING:
+    import tempfile
 
 # What the top Makefile hands to the Kconfig files that look for the tools' abilities.
 _TOOLS = {
@@ -47,6 +49,8 @@ def settings(version: Version, shell: bool) -> dict[str, str]:
 
 
 def _first_line(tool: str) -> str:
+    import subprocess
+
     try:
         done = subprocess.run(
             [*tool.split(), "--version"],
@@ -69,11 +73,17 @@ class Shell:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = {**os.environ, **environment}
         self._known: dict[str, str] = {}
-        self._place = tempfile.TemporaryDirectory(prefix="krg-kconfig-")
+        self._place: tempfile.TemporaryDirectory[str] | None = None
 
     def __call__(self, command: str) -> str:
         """Return what ``command`` prints, in one line, as the preprocessor takes it."""
         if command not in self._known:
+            # Not imported for the many trees that run nothing.
+            import subprocess
+            import tempfile
+
+            if self._place is None:
+                self._place = tempfile.TemporaryDirectory(prefix="krg-kconfig-")
             done = subprocess.run(  # noqa: S602 # what the tree asks to be run
                 command,
                 shell=True,
@@ -89,7 +99,8 @@ class Shell:
 
     def close(self) -> None:
         """Remove the directory."""
-        self._place.cleanup()
+        if self._place is not None:
+            self._place.cleanup()
 
     @property
     def commands(self) -> list[str]:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -39,3 +41,28 @@ def write_bytes(path: Path, data: bytes, mode: int | None = None) -> None:
 def write_text(path: Path, text: str, mode: int | None = None) -> None:
     """Replace ``path`` by ``text`` in UTF-8; see write_bytes."""
     write_bytes(path, text.encode("utf-8"), mode)
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write what the user asked to have in ``path``, whatever that is.
+
+    A file is replaced, also when a link leads to it. A device or a pipe is written to: a
+    rename would put a file in the place of /dev/null.
+
+    :raises OSError: with the name the user gave.
+    """
+    try:
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            mode = stat.S_IFREG
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if stat.S_ISREG(mode):
+            write_text(path.resolve() if path.is_symlink() else path, text)
+        else:
+            with path.open("wb") as stream:
+                stream.write(text.encode("utf-8"))
+    except OSError as error:
+        error.filename = str(path)
+        raise

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from kconfig import config_source, known, lint, policy
+from kconfig import config_source, garbage, known, lint, policy
 from kconfig import report as reports
 from kconfig.config_file import ConfigFile
 from kconfig.errors import KconfigError
@@ -82,6 +83,8 @@ def options(
         if not match:
             raise InputError(f"{version!r} is not a kernel version such as 2.6.20")
         numbers = (int(match[1]), int(match[2]), int(match[3] or 0))
+    if arch and not re.fullmatch("[a-z0-9_]+", arch):
+        raise InputError(f"{arch[:60]!r} is not an architecture such as x86_64")
     if other_tree is not None and tree is None:
         raise InputError("--other-tree compares with --tree, which is missing")
     if modules is not None and not nodes:
@@ -91,6 +94,10 @@ def options(
 
 def _read(path: Path) -> str:
     try:
+        mode = path.stat().st_mode
+        # A named pipe may never end; that of a shell's <(...) has a writer.
+        if stat.S_ISFIFO(mode) and path.parent != Path("/dev/fd"):
+            raise InputError(f"{path}: a named pipe, not a file")
         with path.open("rb") as stream:
             data = stream.read(_MOST_TEXT + 1)
     except OSError as error:
@@ -102,9 +109,9 @@ def _read(path: Path) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a report as a whole or not at all."""
-    from provision.atomic import write_text
+    from provision.atomic import write_output
 
-    write_text(path, text)
+    write_output(path, text)
 
 
 def write_baseline(path: Path, findings: Sequence[Finding]) -> None:
@@ -127,8 +134,9 @@ def report(outcome: Outcome, baseline: Path | None, fail_on: str, version: str) 
 def render(found: reports.Report, form: str, *, to_terminal: bool) -> str:
     """Return the report as text; colour only for a terminal, and not with NO_COLOR."""
     if form == "table":
-        colour = to_terminal and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        return reports.table(found, colour=colour)
+        stdout = sys.stdout  # None when it was closed
+        colour = to_terminal and stdout and stdout.isatty() and not os.environ.get("NO_COLOR")
+        return reports.table(found, colour=bool(colour))
     return reports.FORMATS[form](found)
 
 
@@ -170,7 +178,8 @@ def run(names: Sequence[str], options: Options) -> Outcome:
             errors.append(str(error))
             continue
         try:
-            left, out = known.ignore(checker.check(config), config)
+            with garbage.kept():
+                left, out = known.ignore(checker.check(config), config)
         except KconfigError as error:
             raise InputError(str(error)) from error
         findings += left
@@ -220,7 +229,7 @@ class _Checker:
     def _in_tree(
         self, subject: lint.Subject, policies: Sequence[policy.Policy], tree: Path
     ) -> list[Finding]:
-        from kconfig import crosscheck, lint_tree
+        from kconfig import lint_tree
 
         options = self._options
         arch = lint_tree.arch_of(tree, subject.arch)
@@ -231,6 +240,8 @@ class _Checker:
         subject = subject._replace(final=lint_tree.final_values(subject.config, trees))
         findings = lint.lint(subject, policies) + lint_tree.lint(subject, trees)
         if options.devices:
+            from kconfig import crosscheck
+
             findings += crosscheck.devices(subject, tree, options.devices, self._built)
         return findings
 

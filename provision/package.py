@@ -133,11 +133,11 @@ def make(build: Artifacts, wishes: Wishes, phases: Phases) -> tuple[Made, bool]:
         )
     final.parent.mkdir(parents=True, exist_ok=True)
     sources.need_space(final.parent, 3 * sum(build.files[n].size for n in used), "packages")
-    with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as scratch:
-        place = Path(scratch) / "packages"
+    with _scratch(final.parent, f".{final.name}.") as scratch:
+        place = scratch / "packages"
         place.mkdir(mode=0o755)
         place.chmod(0o755)
-        with _staging(Path(scratch), sum(build.files[n].size for n in used)) as stages:
+        with _staging(scratch, sum(build.files[n].size for n in used)) as stages:
             _all(build, recipes, wishes, stages, place, phases)
         entries = [_entry(place / recipe.file, recipe) for recipe in recipes]
         manifest = {
@@ -365,7 +365,18 @@ def _staging(scratch: Path, size: int) -> Iterator[Path]:
     if not (roomy and os.access(memory, os.W_OK)):
         yield scratch
         return
-    with tempfile.TemporaryDirectory(prefix="krg-package-", dir=memory) as place:
+    with _scratch(memory, "krg-package.") as place:
+        yield place
+
+
+@contextmanager
+def _scratch(where: Path, prefix: str) -> Iterator[Path]:
+    """Give a directory of our own; one that a killed run left is removed first."""
+    for left in where.glob(f"{prefix}*-*"):
+        owner = left.name.removeprefix(prefix).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=where) as place:
         yield Path(place)
 
 

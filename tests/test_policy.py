@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from kconfig.errors import KconfigError
 # A busy machine is no failure.
 CALM = settings(deadline=None)
 HEAD = 'name = "p"\ntitle = "t"\n'
+RULE = '[[rule]]\nid = "{}"\nsymbols = {}\nwant = "{}"\nwhy = "w"\nsource = "s"\n'
 ROOT = Path(policy.__file__).parent
 
 
@@ -216,11 +218,63 @@ def test_files_that_are_no_policy(tmp_path: Path) -> None:
     with pytest.raises(KconfigError, match="cannot be read as text"):
         policy.load(str(tmp_path / "a.toml"))
     (tmp_path / "b.toml").write_bytes(b"#" * (2 << 20))
-    with pytest.raises(KconfigError, match="more than 1 MiB"):
+    with pytest.raises(KconfigError, match="more than 256 KiB"):
         policy.load(str(tmp_path / "b.toml"))
     (tmp_path / "c.toml").mkdir()
     with pytest.raises(KconfigError, match=r"c\.toml"):
         policy.load(str(tmp_path / "c.toml"))
+
+
+def one_rule(number: int, want: str = "y") -> str:
+    return RULE.format(f"r{number}", '["A"]', want)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (".".join(["a"] * 20000) + " = 1\n", "p.toml:1: a name of more than 40 parts"),
+        (HEAD + "[" + ".".join(['"a b"'] * 50) + "]\n", "p.toml:3: a name of more than 40 parts"),
+        (HEAD + "x = " + "[" * 5000 + "]" * 5000, "p.toml: too deeply nested"),
+        (HEAD + RULE.format("a", '["A"]', "y").replace('"y"', "9" * 5000), "a number or date"),
+        (HEAD + RULE.format("a", '["A", "B", "A"]', "y"), "p.toml:3: rule a: A is twice"),
+        (HEAD + "".join(map(one_rule, range(2000))) + one_rule(2000, "n"),
+         "p.toml:12003: rule r2000 wants A to be n, but rule r0 in "),
+    ],
+    ids=["dots", "header", "deep", "digits", "twice", "many"],
+)  # fmt: skip
+def test_a_policy_that_would_take_for_ever(tmp_path: Path, text: str, said: str) -> None:
+    """Each of these took minutes, or ended in a message about Python's insides."""
+    path = tmp_path / "p.toml"
+    path.write_text(text)
+    with pytest.raises(KconfigError) as caught:
+        policy.load(str(path))
+    assert said in str(caught.value) and "sys.set" not in str(caught.value)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.toml")
+    (tmp_path / "q.toml").symlink_to("/dev/zero")
+    for name in ("p.toml", "q.toml"):
+        with pytest.raises(KconfigError, match=f"{name}: not a regular file"):
+            policy.load(str(tmp_path / name))
+    with pytest.raises(KconfigError, match=r"r\.toml: No such file or directory"):
+        policy.load(str(tmp_path / "r.toml"))
+
+
+def test_policies_that_extend_each_other_many_times(tmp_path: Path) -> None:
+    """Each is read once, by whatever way it is reached, and not without end."""
+    (tmp_path / "0.toml").write_text(HEAD + one_rule(0))
+    for number in range(1, 20):
+        ways = ", ".join(f'"{"./" * n}{number - 1}.toml"' for n in range(50))
+        (tmp_path / f"{number}.toml").write_text(HEAD + f"extends = [{ways}]\nrule = []\n")
+    assert [one.id for one in policy.load(str(tmp_path / "9.toml")).rules] == ["r0"]
+    with pytest.raises(KconfigError, match="more than 10 policies that extend each other"):
+        policy.load(str(tmp_path / "19.toml"))
+
+
+def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_bytes(b"\xef\xbb\xbf" + (HEAD + one_rule(0)).encode())
+    assert policy.load(str(tmp_path / "p.toml")).rules
 
 
 PLAIN = st.one_of(
@@ -268,3 +322,11 @@ def test_any_policy_is_read_or_refused_in_words(rule_: dict, head: dict) -> None
 def test_any_text_is_a_policy_or_refused_in_words(text: str) -> None:
     with pytest.raises(KconfigError, match=r"^here\.toml"):
         policy.parse(text, "here.toml")
+
+
+def test_a_shipped_policy_is_found_by_the_kernel_in_it() -> None:
+    """What for_kernel looks at, without parsing, is what a parser finds."""
+    every = [policy.load(name) for name in policy.names()]
+    for version in {one.kernel for one in every if one.kernel}:
+        assert policy.for_kernel(version) == [one for one in every if one.kernel == version]
+    assert [one.name for one in policy.for_kernel((6, 1, 0))] == ["boot"]

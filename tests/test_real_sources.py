@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kconfig import generate, tree
+from kconfig import generate, policy, tree
 from provision import artifacts, configure, fixup, release, sources, unpack
 from provision.errors import FailedError, InputError, MissingError
 from provision.paths import builds_dir, cache_dir, sources_dir
@@ -322,3 +322,21 @@ def test_a_whole_build_and_a_second_run(arch: str) -> None:
     assert json.loads(again.stdout)["built"] is False
     # The promise is 2 s (see ./dev bench); here the machine is busy with other tests.
     assert seconds < 10
+
+
+# Rules about what the kernel lacks: they say so in their reason.
+LACKS = {"root-ext4", "root-ext4-module", "root-disk-vd"}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("name", [RELEASE.policy, "boot"])
+def test_policies_name_symbols_that_exist(
+    patched: Mapping[str, Path], arch: str, name: str
+) -> None:
+    """A rule about a symbol that no kernel has would be kept, or broken, for ever."""
+    defined = {s.name for s in tree.load(patched["linux"], arch).unique_defined_syms}
+    rules, _ = policy.applicable(policy.load(name).rules, (2, 6, 20), arch)
+    missing = {(r.id, s) for r in rules if not r.any for s in r.symbols if s not in defined}
+    assert {rule for rule, _ in missing} == (LACKS if name == "boot" else set())
+    for rule in rules:
+        assert not rule.any or defined & set(rule.symbols), rule.name

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -112,3 +113,6 @@ def main(argv: list[str] | None = None) -> None:
         click.echo(f"krg-provision: bug: {type(error).__name__}: {error}", err=True)
         click.echo("  please report it, with what --debug prints after krg-provision", err=True)
         sys.exit(1)
+    finally:
+        # The process ends: Python need not search a kernel tree's objects for garbage.
+        gc.freeze()

@@ -94,7 +94,7 @@ def generate(
       krg-provision config generate --tree ~/linux-6.1 --policy boot --set BTRFS_FS=y
     """
     from provision import release as releases
-    from provision.atomic import write_text
+    from provision.atomic import write_output
     from provision.configure import Wishes, generated
     from provision.prepared import prepared_tree
     from provision.progress import Phases
@@ -115,7 +115,7 @@ def generate(
     if output is None:
         click.echo(made.text, nl=False)
     else:
-        write_text(output, made.text)
+        write_output(output, made.text)
 
 
 _FORMATS = ["table", "json", "sarif", "junit", "github", "markdown"]

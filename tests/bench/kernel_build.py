@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Speed, as ratios within one run: ./dev bench.
+"""The kernel step against make by hand, as ratios within one run.
 
 Everything is built from the real sources in private directories, so that no cache
 of the user's is used or touched. By hand means: the same prepared tree, the same
@@ -8,7 +8,6 @@ make, its output in a file.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -56,13 +55,8 @@ def by_hand(where: Path, arch: str, jobs: int, log: Path, source_dir: Path) -> f
     return seconds + timed(install, env, log, linux)
 
 
-def main() -> None:
-    """Run the benchmarks and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arch", default="x86_64")
-    parser.add_argument("--rounds", type=int, default=1, help="by hand and by program, in turns")
-    parser.add_argument("--make-only", action="store_true", help="leave ccache out")
-    options = parser.parse_args()
+def main(arch: str, rounds: int, *, make_only: bool) -> None:
+    """Run the benchmark and print a table."""
     real = sources_dir()
     jobs = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="krg-bench-") as name:
@@ -77,27 +71,23 @@ def main() -> None:
         # musl comes from the network once: no part of what is measured.
         for made in (real.parent).glob("musl-*"):
             shutil.copytree(made, top / "cache/krg-provision" / made.name, symlinks=True)
-        build = [*KRG, "build-kernel", "-q", "--arch", options.arch, "--source-dir", str(real)]
+        build = [*KRG, "build-kernel", "-q", "--arch", arch, "--source-dir", str(real)]
         hand, ours = [], []
-        for number in range(options.rounds):
-            hand.append(by_hand(top / f"hand{number}", options.arch, jobs, log, real))
+        for number in range(rounds):
+            hand.append(by_hand(top / f"hand{number}", arch, jobs, log, real))
             shutil.rmtree(top / f"hand{number}")
             out = top / f"plain{number}"
             timed([*build, "--no-ccache", "-o", str(out)], env, log)
             ours.append(load(out).manifest["seconds"]["kernel"])
         again = timed([*build, "--no-ccache", "-o", str(top / "plain0")], env, log)
-        if not options.make_only:
+        if not make_only:
             cold = timed([*build, "--ccache", "-o", str(top / "cold")], env, log)
             warm = timed([*build, "--ccache", "-o", str(top / "warm")], env, log)
     best, mine = min(hand), min(ours)
-    print(f"kernel step, {options.arch}, -j{jobs}, {options.rounds} round(s), best of each:")
+    print(f"kernel step, {arch}, -j{jobs}, {rounds} round(s), best of each:")
     print(f"  by hand {best:.1f} s, build-kernel {mine:.1f} s: {mine / best:.3f} (goal 1.03)")
     print(f"up-to-date second run: {again:.2f} s (goal 2)")
-    if not options.make_only:
+    if not make_only:
         print(
             f"ccache: first {cold:.1f} s, clean rebuild {warm:.1f} s: {warm / cold:.2f} (goal 0.40)"
         )
-
-
-if __name__ == "__main__":
-    main()
