@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Speed, as ratios within one run: ./dev bench [kernel | kconfig]."""
+"""Speed, as ratios within one run: ./dev bench [kernel | kconfig | packages]."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 def main() -> None:
     """Run the benchmarks asked for, all by default, and print tables."""
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["kernel", "kconfig"], help="only this one")
+    parser.add_argument(
+        "what", nargs="?", choices=["kernel", "kconfig", "packages"], help="only this one"
+    )
     kernel = parser.add_argument_group("kernel: build-kernel against make by hand")
     kernel.add_argument("--arch", default="x86_64")
     kernel.add_argument("--rounds", type=int, default=1, help="by hand and by program, in turns")
@@ -23,14 +25,18 @@ def main() -> None:
     kconfig.add_argument("--starts", type=int, default=11, help="processes of each kind")
     kconfig.add_argument("--modern-tree", type=Path, metavar="DIR", help="6.12, unpacked")
     options = parser.parse_args()
-    if options.what != "kernel":
+    if options.what in (None, "kconfig"):
         import configurations
 
         configurations.main(options.starts, options.modern_tree)
-    if options.what != "kconfig":
+    if options.what in (None, "kernel"):
         import kernel_build
 
         kernel_build.main(options.arch, options.rounds, make_only=options.make_only)
+    if options.what in (None, "packages"):
+        import packages
+
+        packages.main()
 
 
 if __name__ == "__main__":

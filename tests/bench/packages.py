@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Packaging a build against dpkg-deb alone on the same trees: python tests/bench_package.py.
+"""Packaging a build against dpkg-deb alone on the same trees.
 
 By hand means: the trees are there already, owners and times right, and one dpkg-deb
 per processor writes them with the same compression. Rounds alternate; medians are compared.
@@ -44,8 +44,8 @@ def by_hand(trees: list[Path], out: Path) -> float:
 
 
 def main() -> None:
-    """Measure and print one line."""
-    build = artifacts.find() if len(sys.argv) < 2 else artifacts.load(Path(sys.argv[1]))
+    """Measure with the newest build there is, and print the ratio."""
+    build = artifacts.find()
     package = [sys.executable, "-m", "provision", "package", "-q", str(build.directory), "-o"]
     with tempfile.TemporaryDirectory(prefix="krg-bench-") as name:
         top = Path(name)
@@ -62,7 +62,3 @@ def main() -> None:
     a, b = statistics.median(ours), statistics.median(hand)
     print(f"packages of {build.directory.name}, {len(trees)} at once, {ROUNDS} rounds, medians:")
     print(f"  dpkg-deb alone {b:.2f} s, krg-provision package {a:.2f} s: {a / b:.2f} (goal {GOAL})")
-
-
-if __name__ == "__main__":
-    main()
