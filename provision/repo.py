@@ -22,8 +22,10 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Package:
-    """A package of a repository; ``builds`` are the builds it came from, oldest first."""
+    """A package of a repository.
+
+    ``added`` is when it was taken (nanoseconds since 1970), ``builds`` are the builds it came
+    from and ``release`` what they are of; empty for a file that came without a manifest.
+    """
 
     name: str
     version: str
@@ -58,6 +64,7 @@ class Package:
     added: int = 0
     mtime_ns: int = 0
     builds: tuple[str, ...] = ()
+    release: str = ""
 
     @property
     def path(self) -> str:
@@ -200,7 +207,7 @@ def _of_manifest(path: Path, runner: Runner) -> list[Offer]:
         raw = json.loads(path.read_text("utf-8"))
         if raw["format"] != 1:
             raise InputError(f"{path}: format {raw['format']}, this program reads 1")
-        build = _text(raw, "build_id")
+        build, release = _text(raw, "build_id"), _text(raw, "release")
         entries = [
             (
                 _text(one, "file"),
@@ -211,6 +218,7 @@ def _of_manifest(path: Path, runner: Runner) -> list[Offer]:
                     _text(one, "sha256"),
                     int(one["size"]),
                     builds=(build,),
+                    release=release,
                 ),
             )
             for one in raw["packages"]
@@ -221,12 +229,14 @@ def _of_manifest(path: Path, runner: Runner) -> list[Offer]:
         ) from error
     except (KeyError, TypeError, ValueError, UnicodeError) as error:
         raise InputError(f"{path}: not a manifest of packages ({error!r})") from error
-    made = []
-    for name, said in entries:
+    for name, _ in entries:
         if Path(name).name != name or not name.endswith(".deb"):
             raise InputError(f"{path}: {name!r} is not the name of a .deb file beside it")
-        offer = _of_file(path.with_name(name), runner)
-        package = replace(offer.package, builds=said.builds)
+    made = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        read = list(pool.map(lambda e: _of_file(path.with_name(e[0]), runner), entries))
+    for offer, (name, said) in zip(read, entries, strict=True):
+        package = replace(offer.package, builds=said.builds, release=said.release)
         if (package.sha256, package.size) != (said.sha256, said.size):
             raise InputError(
                 f"{offer.file}: changed since {path.name} was written (SHA-256 "
@@ -254,7 +264,7 @@ def _of_file(path: Path, runner: Runner) -> Offer:
     fields = dict(line.split(": ", 1) for line in result.output.splitlines() if ": " in line)
     if not result.ok or not {"Package", "Version", "Architecture"} <= fields.keys():
         last = result.output.strip().splitlines()[-1:] or ["no control file"]
-        raise InputError(f"{path}: not a Debian package ({last[0]})")
+        raise InputError(f"{path}: not a Debian package ({last[0].strip()})")
     package = Package(
         fields["Package"],
         fields["Version"],
@@ -268,13 +278,13 @@ def _of_file(path: Path, runner: Runner) -> Offer:
 def _checked(package: Package, where: str) -> Package:
     """Return ``package`` if its fields are what may become part of a path."""
     for what, pattern, value in (
-        ("package name", _NAME, package.name),
-        ("version", _VERSION, package.version),
-        ("architecture", _ARCH, package.arch),
-        ("SHA-256", _SHA256, package.sha256),
+        ("a package name", _NAME, package.name),
+        ("a version", _VERSION, package.version),
+        ("an architecture", _ARCH, package.arch),
+        ("a SHA-256", _SHA256, package.sha256),
     ):
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise InputError(f"{where}: {value!r} is not a {what}")
+            raise InputError(f"{where}: {value!r} is not {what}")
     return package
 
 
@@ -325,15 +335,16 @@ def add(directory: Path, offered: Sequence[Offer]) -> Addition:
             raise MissingError(
                 f"{directory}: {free >> 20} MB free, the packages need {(need + _ROOM) >> 20} MB"
             )
-        now = int(time.time())
-        taken = [replace(_take(directory, offer), added=now) for offer in addition.new]
+        now = time.time_ns()
+        parts = [(offer, _copy(directory, offer)) for offer in addition.new]
+        taken = [replace(_settle(directory, *one), added=now) for one in parts]
         merged = {p.path: p for p in (*state.packages, *addition.present, *taken)}
         save(directory, replace(state, packages=tuple(merged.values())))
     return addition
 
 
-def _take(directory: Path, offer: Offer) -> Package:
-    """Copy a file into the pool; what is copied is what was checked."""
+def _copy(directory: Path, offer: Offer) -> Path:
+    """Copy a file to where it will be, under a name of its own; it is what was checked."""
     target = directory / offer.package.path
     make_directory(target.parent)
     part = target.with_name(f".{target.name}.part")
@@ -342,12 +353,18 @@ def _take(directory: Path, offer: Offer) -> Package:
         while data := source.read(1 << 20):
             seen.update(data)
             copy.write(data)
-        copy.flush()
-        os.fsync(copy.fileno())
     if seen.hexdigest() != offer.package.sha256:
         part.unlink()
         raise InputError(f"{offer.file}: changed while it was copied; nothing was added")
     part.chmod(0o644)
+    return part
+
+
+def _settle(directory: Path, offer: Offer, part: Path) -> Package:
+    """Make a copy last and give it its name; all are written before the first is waited for."""
+    with part.open("rb") as copy:
+        os.fsync(copy.fileno())
+    target = directory / offer.package.path
     part.replace(target)
     return replace(offer.package, mtime_ns=target.stat().st_mtime_ns)
 
@@ -356,6 +373,78 @@ def _sweep(directory: Path) -> None:
     """Remove what copies that were interrupted left."""
     for path in (directory / "pool").glob("*/.*.part"):
         path.unlink()
+
+
+# -- out again ------------------------------------------------------------------
+
+
+def matching(state: State, words: Sequence[str]) -> tuple[Package, ...]:
+    """Return the packages that NAME, NAME=VERSION, NAME:ARCH or NAME=VERSION:ARCH mean.
+
+    :raises InputError: one means none.
+    """
+    found: dict[str, Package] = {}
+    for word in words:
+        match = re.fullmatch(r"([^=:]+)(?:=([^=]+?))?(?::([a-z][a-z0-9-]*))?", word)
+        name, version, arch = match.groups() if match else (word, None, None)
+        some = [
+            package
+            for package in state.packages
+            if package.name == name
+            and version in (None, package.version)
+            and arch in (None, package.arch)
+        ]
+        if not some:
+            raise InputError(
+                f"{word}: no such package in the repository",
+                hint="krg-provision repo list shows what there is",
+            )
+        found.update({package.path: package for package in some})
+    return tuple(found.values())
+
+
+def outdated(state: State, keep: int) -> tuple[Package, ...]:
+    """Return the packages that ``prune`` takes out: all but those of the newest builds.
+
+    The newest ``keep`` builds of each release and architecture stay; of files that
+    came without a build, the ``keep`` added last of each name and architecture.
+    """
+    groups: dict[tuple[str, str, str], dict[str, int]] = {}
+    for package in state.packages:
+        builds = groups.setdefault(_group(package), {})
+        for build in _builds(package):
+            builds[build] = max(builds.get(build, 0), package.added)
+    kept = {
+        group: set(sorted(builds, key=lambda b: builds[b], reverse=True)[:keep])
+        for group, builds in groups.items()
+    }
+    return tuple(p for p in state.packages if not kept[_group(p)] & set(_builds(p)))
+
+
+def _group(package: Package) -> tuple[str, str, str]:
+    return (package.release, package.arch, "" if package.builds else package.name)
+
+
+def _builds(package: Package) -> tuple[str, ...]:
+    return package.builds or (package.version,)
+
+
+def remove(directory: Path, packages: Iterable[Package], orphans: bool = False) -> None:
+    """Take packages out of the repository and its pool; nodes see it after a publish.
+
+    :param orphans: delete files of the pool that are not in the repository, too.
+    """
+    gone = {package.path for package in packages}
+    with locked(directory):
+        _sweep(directory)
+        state = load(directory)
+        left = replace(state, packages=tuple(p for p in state.packages if p.path not in gone))
+        save(directory, left)
+        for name in sorted(gone | set(unlisted(directory, left) if orphans else ())):
+            path = directory / name
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others of its name are still there
+                path.parent.rmdir()
 
 
 def changed(directory: Path, state: State) -> list[str]:
@@ -369,7 +458,8 @@ def changed(directory: Path, state: State) -> list[str]:
         try:
             status = path.lstat()
             same = (status.st_size, status.st_mtime_ns) == (package.size, package.mtime_ns)
-            if not same and digest(path) != package.sha256:
+            # A link could be published, and lead anywhere later.
+            if not stat.S_ISREG(status.st_mode) or (not same and digest(path) != package.sha256):
                 bad.append(package.path)
         except OSError:
             bad.append(package.path)

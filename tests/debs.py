@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -36,7 +40,31 @@ def deb(
         (data / "content").write_text(content)
         place.mkdir(parents=True, exist_ok=True)
         path = place / f"{name}_{version.rpartition(':')[2]}_{arch}.deb"
-        # gzip at its fastest: also what dpkg of old nodes reads.
-        argv = ["dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "--build", tree, path]
-        subprocess.run(argv, check=True, capture_output=True)
+        # gzip at its fastest; not checked, so that tests can have hostile names.
+        argv = ["dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "--nocheck", "--build", tree]
+        # The same content is the same file, whenever it is made.
+        env = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+        subprocess.run([*argv, path], check=True, capture_output=True, env=env)
     return path
+
+
+def manifest(place: Path, files: Sequence[Path], build: str = "1a2b3c4d") -> Path:
+    """Write the packages.json that krg-provision package leaves beside its files."""
+    packages = []
+    for path in files:
+        fields = subprocess.run(
+            ["dpkg-deb", "-f", path, "Package", "Version", "Architecture"],
+            check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        said = dict(line.split(": ", 1) for line in fields.splitlines())
+        packages.append({
+            "file": path.name,
+            "package": said["Package"],
+            "version": said["Version"],
+            "architecture": said["Architecture"],
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "size": path.stat().st_size,
+        })  # fmt: skip
+    value = {"format": 1, "build_id": build, "release": "mini", "packages": packages}
+    (place / "packages.json").write_text(json.dumps(value))
+    return place / "packages.json"

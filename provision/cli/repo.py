@@ -140,3 +140,121 @@ def publish(
     click.echo(f"  {done.tree / keyring} -> /etc/apt/keyrings/{keyring}")
     click.echo(f"  {done.tree / job.suite}.sources -> /etc/apt/sources.list.d/{job.suite}.sources")
     click.echo(f"  Debian 8 and older: see {done.tree / job.suite}.list instead")
+
+
+@repo.command("list")
+@_DIR
+@_FORMAT
+def list_packages(*, directory: Path, form: str) -> None:
+    """Show what the repository holds, and what of it is published.
+
+    \b
+    Examples:
+      krg-provision repo list ~/krg-repo
+      krg-provision repo list ~/krg-repo --format json
+    """
+    from provision import repo as repository
+    from provision import repo_publish
+
+    state = repository.load(directory)
+    suite, public = repo_publish.published(directory)
+    rows = [
+        {
+            **repo_publish.row(p),
+            "builds": list(p.builds),
+            "published": public.get(p.path) == p.sha256,
+        }
+        for p in state.packages
+    ]
+    gone = sorted(public.keys() - {p.path for p in state.packages})
+    strays = repository.unlisted(directory, state)
+    if form == "json":
+        value = {
+            "suite": suite or None,
+            "key": state.key or None,
+            "packages": rows,
+            "published_but_removed": gone,
+            "unlisted": strays,
+        }
+        click.echo(json.dumps(value, indent=1))
+        return
+    for package, row in zip(state.packages, rows, strict=True):
+        mark = "published" if row["published"] else "added"
+        click.echo(f"{mark:9}  {package.title}  {', '.join(package.builds)}".rstrip())
+    for path in gone:
+        click.echo(f"removed    {path} (still published)")
+    if strays:
+        click.echo(
+            f"note: {len(strays)} files of the pool are not in the repository, such as "
+            f"{strays[0]}; repo prune deletes them",
+            err=True,
+        )
+
+
+@repo.command()
+@_DIR
+@click.argument("packages", nargs=-1, required=True, metavar="NAME[=VERSION][:ARCH]...")
+@click.option("--check", is_flag=True, help="Only show what would be removed.")
+def remove(*, directory: Path, packages: tuple[str, ...], check: bool) -> None:
+    """Take packages out; nodes see it after the next publish.
+
+    \b
+    Examples:
+      krg-provision repo remove ~/krg-repo linux-image-2.6.20-krg-1a2b3c4d --check
+      krg-provision repo remove ~/krg-repo kerrighed-tools=2.4.4-1:i386
+    """
+    from provision import repo as repository
+
+    found = repository.matching(repository.load(directory), packages)
+    if not check:
+        repository.remove(directory, found)
+    for package in found:
+        click.echo(f"{'would remove' if check else 'removed'} {package.title}")
+
+
+@repo.command()
+@_DIR
+@click.option("--keep", type=click.IntRange(1), required=True, metavar="N",
+              help="How many builds of each release and architecture stay.")  # fmt: skip
+@click.option("--check", is_flag=True, help="Only show what would be removed.")
+def prune(*, directory: Path, keep: int, check: bool) -> None:
+    """Take out all but the newest builds, and files that the repository does not know.
+
+    Of packages that came as single files, the N of each name that were added last stay.
+
+    \b
+    Examples:
+      krg-provision repo prune ~/krg-repo --keep 3 --check
+      krg-provision repo prune ~/krg-repo --keep 3
+    """
+    from provision import repo as repository
+
+    state = repository.load(directory)
+    found = repository.outdated(state, keep)
+    strays = repository.unlisted(directory, state)
+    if not check:
+        repository.remove(directory, found, orphans=True)
+    for name in (*(package.title for package in found), *strays):
+        click.echo(f"{'would remove' if check else 'removed'} {name}")
+
+
+@repo.command()
+@_DIR
+@click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True,
+              metavar="N", help="0: any that is free.")  # fmt: skip
+def serve(*, directory: Path, bind: str, port: int) -> None:
+    """Show what is published over http until Ctrl-C; for labs and trials.
+
+    \b
+    Examples:
+      krg-provision repo serve ~/krg-repo
+      krg-provision repo serve ~/krg-repo --bind 10.0.0.1 --port 80
+    """
+    from provision import repo as repository
+    from provision.repo_serve import serving
+
+    repository.load(directory)
+    with serving(directory / "www", bind, port) as (url, thread):
+        click.echo(url)
+        thread.join()
