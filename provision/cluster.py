@@ -29,6 +29,8 @@ MAX_PLAIN_NODE_ID = 127
 # The kernel reads at most this many bytes of /etc/kerrighed_nodes, its end mark included.
 MAX_NODES_FILE = 4096
 
+_DESCRIBED = "man cluster.toml, or docs/deploy.md, describes the file"
+
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # IFNAMSIZ - 1
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
@@ -112,10 +114,10 @@ class _Report:
             for line, text in sorted(self._found)
         ]
         if len(found) == 1:
-            raise InputError(found[0], hint="docs/deploy.md describes the file")
+            raise InputError(found[0], hint=_DESCRIBED)
         if found:
             lines = "\n  ".join([f"{self.path}: {len(found)} things are wrong", *found])
-            raise InputError(lines, hint="docs/deploy.md describes the file")
+            raise InputError(lines, hint=_DESCRIBED)
 
 
 def is_host(name: str) -> bool:
@@ -149,7 +151,7 @@ def read_cluster(path: Path) -> Cluster:
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file", hint="docs/deploy.md shows one") from error
+        raise InputError(f"{path}: no such file", hint=_DESCRIBED) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

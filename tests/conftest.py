@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import mini as _mini
@@ -14,6 +15,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+# What setup.cfg asks for, as their packages are called.
+LIBRARIES = ("click", "jinja2", "fabric", "paramiko", "pyelftools", "kconfiglib", "ClusterShell",
+             "rich")  # fmt: skip
+
+
+def pytest_report_header() -> str:
+    """Say with which versions the tests run: Debian's are older than ours."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
+    return f"libraries: {versions}"
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ LINES = st.sampled_from(
     ]
 )
 ENDS = st.sampled_from(["\n", "\r\n", "\n\n"])
-NO_MARKERS = st.characters(max_codepoint=255, exclude_characters="#")
+NO_MARKERS = st.characters(max_codepoint=255, blacklist_characters="#")
 
 
 @st.composite

@@ -53,11 +53,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the wheel alone into a new environment that sees this one's libraries."""
     place = tmp_path_factory.mktemp("installed") / "venv"
     venv.create(place, with_pip=False, symlinks=True)
-    inside = Path(sysconfig.get_path("purelib", vars={"base": str(place), "platbase": str(place)}))
-    # pip of this environment, as its own has none without a network.
+    inside = Path(sysconfig.get_path("purelib", "venv", {"base": str(place)}))
+    # pip of this environment, as its own has none without a network; run by the new one,
+    # for Debian's own Python installs elsewhere below a prefix.
     done = run(
-        sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index",
-        "--prefix", place, "--ignore-installed", wheel, cwd=place,
+        sys.executable, "-m", "pip", "--python", place / "bin/python", "install", "-q",
+        "--no-deps", "--no-index", wheel, cwd=place,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (inside / "provision").is_dir()
@@ -66,10 +67,6 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (inside / "libraries.pth").write_text(
         "\n".join(f"import sys; sys.path.append({p!r})" for p in libraries) + "\n"
     )
-    command = place / "bin/krg-provision"
-    # pip gave it the interpreter that runs pip.
-    text = command.read_text()
-    command.write_text(text.replace(text.splitlines()[0], f"#!{place}/bin/python", 1))
     return place
 
 

@@ -11,19 +11,24 @@ from pathlib import Path
 import click
 
 from provision import release as releases
+from provision.cli import complete
 
 _PATH = click.Path(path_type=Path)
 
 
 @click.command("build-kernel")
-@click.option("--release", "name", default=releases.DEFAULT, show_default=True, metavar="R")
-@click.option("--arch", default="x86_64", show_default=True, metavar="A", help="x86_64 or i386.")
+@click.option("--release", "name", default=releases.DEFAULT, show_default=True, metavar="R",
+              help="A release's name, or a .toml file.",
+              shell_complete=complete.releases)  # fmt: skip
+@click.option("--arch", default="x86_64", show_default=True, metavar="A", help="x86_64 or i386.",
+              shell_complete=complete.arches)  # fmt: skip
 @click.option("--host", metavar="USER@HOST", help="Build on this machine over SSH.")
 @click.option("--identity", type=_PATH, metavar="FILE", help="SSH private key for --host.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Parallel jobs (default: processors).")
 @click.option("--source-dir", type=_PATH, metavar="DIR", help="Where the archives are.")
 @click.option("--no-download", is_flag=True, help="Use only archives that are there.")
-@click.option("--policy", "policies", multiple=True, metavar="P", help="Instead of the release's.")
+@click.option("--policy", "policies", multiple=True, metavar="P", help="Instead of the release's.",
+              shell_complete=complete.policies)  # fmt: skip
 @click.option(
     "--fragment",
     "fragments",
@@ -44,7 +49,8 @@ _PATH = click.Path(path_type=Path)
 @click.option("--work-dir", type=_PATH, metavar="DIR", help="Where trees are unpacked and built.")
 @click.option("--ccache/--no-ccache", default=None, help="Default: when it is installed.")
 @click.option("--keep-work", is_flag=True, help="Do not delete the built trees.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+              help="For people or for programs.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress (for CI).")
 def build_kernel(
     *,

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from provision import __version__
+from provision.cli import complete
 
 _PATH = click.Path(path_type=Path)
 
@@ -52,19 +53,23 @@ def say_commands(ran: tuple[str, ...]) -> None:
 
 @config.command()
 @click.option("--release", "name", metavar="R",
-              help="[default: kerrighed-2.4.4, or none with --tree]")  # fmt: skip
-@click.option("--arch", default="x86_64", show_default=True, metavar="A")
+              help="[default: kerrighed-2.4.4, or none with --tree]",
+              shell_complete=complete.releases)  # fmt: skip
+@click.option("--arch", default="x86_64", show_default=True, metavar="A",
+              help="Of the release, or of the tree.", shell_complete=complete.arches)  # fmt: skip
 @click.option("--tree", type=_PATH, metavar="DIR", help=_TREE)
 @click.option("--no-shell", is_flag=True, help=_NO_SHELL)
 @click.option("--policy", "policies", multiple=True, metavar="P",
               help="A shipped policy, a .toml file, or none.  [default: the release's, or the "
-              "one for the tree's kernel]")  # fmt: skip
-@click.option("--fragment", "fragments", multiple=True, metavar="FILE", type=_PATH)
-@click.option("--set", "sets", multiple=True, metavar="SYMBOL=VALUE")
+              "one for the tree's kernel]", shell_complete=complete.policies)  # fmt: skip
+@click.option("--fragment", "fragments", multiple=True, metavar="FILE", type=_PATH,
+              help="Configuration lines to put on top of the policy.")  # fmt: skip
+@click.option("--set", "sets", multiple=True, metavar="SYMBOL=VALUE",
+              help="One line of the same.")  # fmt: skip
 @click.option("--config", "base", metavar="FILE", type=_PATH, help="Base, instead of defconfig.")
-@click.option("--source-dir", type=_PATH, metavar="DIR")
+@click.option("--source-dir", type=_PATH, metavar="DIR", help="Where the archives are.")
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Default: standard output.")
-@click.option("-q", "--quiet", is_flag=True)
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no notes.")
 def generate(
     *,
     name: str | None,
@@ -123,19 +128,21 @@ _SEVERITIES = ["required", "recommended", "info"]
 
 
 @config.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=complete.files)
 @click.option(
     "--policy",
     "policies",
     multiple=True,
     metavar="P",
     help="A shipped policy, a .toml file, or none.  [default: the one for the file's kernel]",
+    shell_complete=complete.policies,
 )
 @click.option("--tree", type=_PATH, metavar="DIR", help="The kernel tree the file is for.")
 @click.option("--other-tree", type=_PATH, metavar="DIR",
               help="Another version of the tree: says what was added and removed.")  # fmt: skip
 @click.option("--no-shell", is_flag=True, help=_NO_SHELL)
-@click.option("--arch", default="", metavar="A", help="[default: what the file says]")
+@click.option("--arch", default="", metavar="A", help="[default: what the file says]",
+              shell_complete=complete.arches)  # fmt: skip
 @click.option("--kernel-version", metavar="V", help="[default: what tree, file or policy say]")
 @click.option("--cmdline", metavar="TEXT", help="A kernel command line to check against.")
 @click.option(
@@ -153,7 +160,8 @@ _SEVERITIES = ["required", "recommended", "info"]
     help="What was built, /lib/modules/RELEASE or a build: for the devices of --node.",
 )
 @click.option("--initrd/--no-initrd", default=None, help="Whether the node boots with one.")
-@click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True,
+              help="For people, programs, or what shows findings in CI.")  # fmt: skip
 @click.option("--fail-on", type=click.Choice(_SEVERITIES), default="required", show_default=True,
               help="Exit with 1 for findings this bad, or worse.")  # fmt: skip
 @click.option("--baseline", type=_PATH, metavar="FILE", help="Findings that are known already.")
@@ -215,19 +223,22 @@ def lint(
 
 
 @config.command()
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", metavar="A", shell_complete=complete.files)
+@click.argument("after", metavar="B", shell_complete=complete.files)
 @click.option("--tree", type=_PATH, metavar="DIR", help="A kernel tree: groups by its menus.")
 @click.option("--no-shell", is_flag=True, help=_NO_SHELL)
-@click.option("--arch", default="", metavar="A", help="[default: what B says]")
+@click.option("--arch", default="", metavar="A", help="[default: what B says]",
+              shell_complete=complete.arches)  # fmt: skip
 @click.option(
     "--policy",
     "policies",
     multiple=True,
     metavar="P",
     help="Whose rules to mark.  [default: the one for B's kernel; none for none]",
+    shell_complete=complete.policies,
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+              help="For people or for programs.")  # fmt: skip
 def diff(
     *,
     before: str,
@@ -260,15 +271,19 @@ def diff(
 @config.command()
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
 @click.option("--config", "config_file", metavar="FILE",
-              help="What lint takes.  [default: the tree's default configuration]")  # fmt: skip
+              help="What lint takes.  [default: the tree's default configuration]",
+              shell_complete=complete.files)  # fmt: skip
 @click.option("--tree", type=_PATH, metavar="DIR", help=_TREE)
-@click.option("--release", "name", metavar="R", help="[default: kerrighed-2.4.4]")
-@click.option("--arch", default="", metavar="A", help="[default: what FILE says, else x86_64]")
+@click.option("--release", "name", metavar="R", help="[default: kerrighed-2.4.4]",
+              shell_complete=complete.releases)  # fmt: skip
+@click.option("--arch", default="", metavar="A", help="[default: what FILE says, else x86_64]",
+              shell_complete=complete.arches)  # fmt: skip
 @click.option("--no-shell", is_flag=True, help=_NO_SHELL)
 @click.option("--to", "want", type=click.Choice(["y", "m", "n"]),
               help="Look only for a way to this value; exit with 1 if there is none.")  # fmt: skip
-@click.option("--source-dir", type=_PATH, metavar="DIR")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--source-dir", type=_PATH, metavar="DIR", help="Where the archives are.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+              help="For people or for programs.")  # fmt: skip
 def explain(
     *,
     symbols: tuple[str, ...],

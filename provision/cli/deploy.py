@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provision.cli import complete
 from provision.node_rules import RULES
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="The build to install.  [default: the newest that fits the cluster]",
+    shell_complete=complete.builds,
 )
 @click.option("--check", is_flag=True, help="Show what would change; change nothing.")
 @click.option(
@@ -50,7 +52,12 @@ if TYPE_CHECKING:
 )
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people or for programs.",
 )
 def deploy(
     *,

@@ -7,10 +7,13 @@ import json
 
 import click
 
+from provision.cli import complete
+
 
 @click.command()
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
-@click.argument("commands", nargs=-1)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+              help="For people or for programs.")  # fmt: skip
+@click.argument("commands", nargs=-1, shell_complete=complete.checked)
 def doctor(form: str, commands: tuple[str, ...]) -> None:
     """Say which tools this machine lacks, for which command, and how to get them.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from provision import release as releases
+from provision.cli import complete
 from provision.paths import sources_dir
 
 
@@ -20,6 +21,7 @@ from provision.paths import sources_dir
     show_default=True,
     metavar="R",
     help="A release's name, or a .toml file.",
+    shell_complete=complete.releases,
 )
 @click.option(
     "--source-dir",
@@ -42,7 +44,8 @@ from provision.paths import sources_dir
 )
 @click.option("--ref", metavar="REF", help="The ref for --git (default: the release's tag).")
 @click.option("--no-download", is_flag=True, help="Only look; download nothing.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+              help="For people or for programs.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def fetch(
     name: str,

@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provision.cli import complete
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NAME = click.option("--name", default="krg", show_default=True, help="Which lab.")
+_NAME = click.option("--name", default="krg", show_default=True, help="Which lab.",
+                     shell_complete=complete.labs)  # fmt: skip
 _FORMAT = click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+    "--format",
+    "style",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people or for programs.",
 )
 
 
@@ -38,6 +46,7 @@ def lab() -> None:
     "--artifacts",
     type=click.Path(path_type=Path, file_okay=False),
     help="A finished build's directory; default: the newest build.",
+    shell_complete=complete.builds,
 )
 @click.option("--memory", default=256, show_default=True, metavar="MB", help="Memory of a node.")
 @click.option("--session", default=1, show_default=True, help="Kerrighed's session_id.")

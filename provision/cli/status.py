@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provision.cli import complete
+
 if TYPE_CHECKING:
     from provision.artifacts import Artifacts
     from provision.cluster import Cluster
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="The build to compare with.  [default: the newest that fits the cluster, if any]",
+    shell_complete=complete.builds,
 )
 @click.option(
     "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
@@ -41,7 +44,12 @@ if TYPE_CHECKING:
     help="How long a node may be silent.",
 )
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people or for programs.",
 )
 def status(*, nodes: Path, artifacts: Path | None, forks: int, timeout: float, form: str) -> None:
     """Show each node's kernel, ids, cluster and how its files compare with the build.
