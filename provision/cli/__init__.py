@@ -19,6 +19,7 @@ COMMANDS = {
     "fetch": ("provision.cli.fetch:fetch", "Obtain and verify a release's source archives."),
     "config": ("provision.cli.config:config", "Generate, check and compare kernel configurations."),
     "build-kernel": ("provision.cli.build:build_kernel", "Build kernel, module and tools."),
+    "repo": ("provision.cli.repo:repo", "Let nodes pull packages with apt from a repository."),
     "lab": ("provision.cli.lab:lab", "Run a virtual cluster on this machine."),
     "deploy": ("provision.cli.deploy:deploy", "Install a build on nodes over SSH."),
     "status": ("provision.cli.status:status", "Show what each node runs."),
