@@ -9,6 +9,7 @@ that trust it may be older than any date we could choose.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from provision.runner import Result, Runner
 
 _BITS = 3072
 _TIMEOUT = 300.0
+_SOCKET = 107  # the longest path of a socket, unix(7)
 # RFC 4880 9.1 and 9.4, as gpgv's VALIDSIG says them.
 _RSA = "1"
 _WEAK_HASHES = {"1": "MD5", "2": "SHA1", "3": "RIPEMD160"}
@@ -77,15 +79,24 @@ def gpg(runner: Runner, key: Key) -> Iterator[Gpg]:
     if key.home is None:
         yield Gpg(runner, None, key.passphrase_file)
         return
-    # The agent's socket is in its home, and a socket's path has 107 bytes at most.
-    with tempfile.TemporaryDirectory(prefix="krg-gpg-") as short:
-        home = Path(short) / "h"
-        home.symlink_to(key.home.absolute())
+    with _short(key.home.absolute()) as home:
         try:
             yield Gpg(runner, home, None)
         finally:
             argv = ["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"]
             runner.run(argv, timeout=60, check=False)
+
+
+@contextlib.contextmanager
+def _short(home: Path) -> Iterator[Path]:
+    """Give a gpg directory by a path that leaves room for the names of the agent's sockets."""
+    if len(os.fsencode(home)) <= _SOCKET - len("/S.gpg-agent.browser"):
+        yield home
+        return
+    with tempfile.TemporaryDirectory(prefix="krg-gpg-") as place:
+        link = Path(place) / "h"
+        link.symlink_to(home)
+        yield link
 
 
 def make(runner: Runner, home: Path) -> Key:

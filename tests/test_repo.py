@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -274,6 +276,18 @@ def test_release_and_signatures(store: Path, tmp_path: Path) -> None:
     assert b"BEGIN PGP PUBLIC KEY" in (store / "www/krg-archive-keyring.asc").read_bytes()
 
 
+@pytest.mark.skipif(not shutil.which("gpgv1"), reason="needs apt-get install gpgv1")
+def test_the_gpgv_of_old_systems_accepts_it(store: Path, tmp_path: Path) -> None:
+    """GnuPG 1.4 is what apt of Debian 5 to 8 calls."""
+    published(store, tmp_path, "krg-a")
+    dists, keyring = store / "www/dists/krg", store / "www/krg-archive-keyring.gpg"
+    for what in ([dists / "InRelease"], [dists / "Release.gpg", dists / "Release"]):
+        said = subprocess.run(
+            ["gpgv1", "--keyring", keyring, *what], capture_output=True, text=True
+        )
+        assert said.returncode == 0 and "Good signature" in said.stderr, said.stderr
+
+
 def test_what_is_private_and_what_is_readable(store: Path, tmp_path: Path) -> None:
     offered = repo.offers([deb(tmp_path, "krg-a")])
     old = os.umask(0o077)
@@ -482,6 +496,28 @@ def test_an_emptied_repository_can_be_published(store: Path, tmp_path: Path) -> 
     assert packages(store) == {}
 
 
+def test_serve(krg: Command, store: Path, tmp_path: Path) -> None:
+    published(store, tmp_path, "krg-a")
+    with subprocess.Popen(
+        [sys.executable, "-m", "provision", "repo", "serve", store, "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+        first = urllib.request.urlopen(f"{url}/dists/krg/InRelease").read()
+        published(store, tmp_path, "krg-b")
+        # The link is followed for each request.
+        assert urllib.request.urlopen(f"{url}/dists/krg/InRelease").read() != first
+        for path in ("/../state/repository.json", "/%2e%2e/state/repository.json"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(url + path)
+        port = url.rsplit(":", 1)[1]
+        assert "cannot be served" in one_line(krg("repo", "serve", store, "--port", port), 3)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 130
+
+
 # -- keys -----------------------------------------------------------------------
 
 
@@ -594,9 +630,12 @@ cli.main(sys.argv[2:])
 
 
 def killed_at(count: int, *words: object) -> bool:
-    done = subprocess.run(
-        [sys.executable, "-c", KILL, str(count), *map(str, words)], capture_output=True, text=True
-    )
+    # What a killed run leaves in the place for temporary files goes with this.
+    with tempfile.TemporaryDirectory(prefix="krg-kill-") as place:
+        done = subprocess.run(
+            [sys.executable, "-c", KILL, str(count), *map(str, words)],
+            capture_output=True, text=True, env={**os.environ, "TMPDIR": place},
+        )  # fmt: skip
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode != 0
 

@@ -67,6 +67,25 @@ def test_update_and_install(fresh: Root, tmp_path: Path) -> None:
         assert seen == "krg-all\t1.0\nkrg-test\t1.0\n"
 
 
+def test_as_an_old_apt_asks(fresh: Root, store: Path, tmp_path: Path) -> None:
+    """Release and Release.gpg, no by-hash, a line in place of a stanza, the key for all."""
+    tree = copied(store, tmp_path / "copy")
+    (tree / "dists/krg/InRelease").unlink()
+    for path in tree.glob("dists/krg/main/*/by-hash"):
+        shutil.rmtree(path)
+    with serving(tree) as (url, _):
+        line = (tree / "krg.list").read_text().splitlines()[-1]
+        line = re.sub(r"^deb \S+", f"deb {url}", line)
+        fresh.file("etc/apt/sources.list.d/krg.list").write_text(line + "\n")
+        key = (tree / "krg-archive-keyring.asc").read_bytes()
+        fresh.file("etc/apt/trusted.gpg.d/krg.asc").write_bytes(key)
+        done = fresh.run(["apt-get", "-o", "APT::Update::Error-Mode=any", "-o",
+                          "Acquire::By-Hash=no", "update"])  # fmt: skip
+        fresh.file("etc/apt/trusted.gpg.d/krg.asc").unlink()
+        assert done.returncode == 0, done.stderr
+        fresh.run(["apt-get", "install", "-y", "krg-test"], check=True)
+
+
 # -- what apt refuses -----------------------------------------------------------
 
 
@@ -152,7 +171,7 @@ def test_another_key_is_refused(fresh: Root, store: Path, tmp_path: Path) -> Non
     tree = copied(store, tmp_path / "copy")
     for name in ("InRelease", "Release", "Release.gpg"):
         shutil.copy(other / "www/dists/krg" / name, tree / "dists/krg" / name)
-    refused(fresh, tree, "NO_PUBKEY|couldn't be verified")
+    refused(fresh, tree, "NO_PUBKEY|Missing key")
 
 
 def test_too_old_is_refused(fresh: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
