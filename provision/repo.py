@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -457,7 +458,8 @@ def changed(directory: Path, state: State) -> list[str]:
         try:
             status = path.lstat()
             same = (status.st_size, status.st_mtime_ns) == (package.size, package.mtime_ns)
-            if not same and digest(path) != package.sha256:
+            # A link could be published, and lead anywhere later.
+            if not stat.S_ISREG(status.st_mode) or (not same and digest(path) != package.sha256):
                 bad.append(package.path)
         except OSError:
             bad.append(package.path)

@@ -429,6 +429,11 @@ def test_a_file_of_the_pool_that_was_changed(krg: Command, store: Path, tmp_path
     said = one_line(krg("repo", "publish", store), 2)
     assert f"{path}: no longer what was added" in said
     assert tree(store / "www/dists") == public
+    (tmp_path / "elsewhere").write_bytes(good)
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    assert "no longer what was added" in one_line(krg("repo", "publish", store), 2)
+    path.unlink()
     # The right content under another time, as a backup brings it back, is right.
     path.write_bytes(good)
     assert krg("repo", "publish", store).returncode == 0
