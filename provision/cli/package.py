@@ -35,7 +35,8 @@ def maintainer() -> str:
 @click.option("--revision", default="1", show_default=True, metavar="N",
               help="Debian revision: a higher one is an upgrade.")  # fmt: skip
 @click.option("--maintainer", "who", metavar="NAME", help="[default: DEBFULLNAME <DEBEMAIL>]")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+              help="For people, or for programs.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def package(
     *,
