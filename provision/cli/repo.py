@@ -242,7 +242,7 @@ def prune(*, directory: Path, keep: int, check: bool) -> None:
 @repo.command()
 @_DIR
 @click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS",
-              help="The address to listen on; other machines reach it only if you say so.")  # fmt: skip
+              help="Where to listen; other machines reach it only if you say so.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True,
               metavar="N", help="0: any that is free.")  # fmt: skip
 def serve(*, directory: Path, bind: str, port: int) -> None:
