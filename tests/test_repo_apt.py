@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 from debian_root import Root, root
 from debs import deb, manifest
+from repos import needs_tools
 
 from provision import repo, repo_publish
 from provision.repo_serve import serving
