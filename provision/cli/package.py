@@ -14,7 +14,7 @@ _PATH = click.Path(path_type=Path)
 
 def maintainer() -> str:
     """Return the maintainer as Debian's own tools find it: DEBFULLNAME and DEBEMAIL."""
-    from provision.package import MAINTAINER
+    from provision.package_plan import MAINTAINER
 
     mail = os.environ.get("DEBEMAIL", "")
     if "<" in mail:
@@ -61,12 +61,12 @@ def package(
       krg-provision package --arch i386 -o debs
       krg-provision package --compress xz --revision 2
     """
-    from provision import artifacts, console
+    from provision import artifacts, console, package_plan
     from provision import package as packages
     from provision.progress import Phases
 
     found = artifacts.load(build) if build else artifacts.find(release, arch)
-    wishes = packages.Wishes(output, compress, revision, who or maintainer())
+    wishes = package_plan.Wishes(output, compress, revision, who or maintainer())
     with Phases(quiet=quiet) as phases:
         made, done = packages.make(found, wishes, phases)
     if form == "json":
