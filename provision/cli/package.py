@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from provision.cli import complete
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -24,9 +26,12 @@ def maintainer() -> str:
 
 
 @click.command()
-@click.argument("build", required=False, type=_PATH, metavar="[BUILD]")
-@click.option("--release", metavar="R", help="The newest build of this release.")
-@click.option("--arch", metavar="A", help="The newest build for this architecture.")
+@click.argument("build", required=False, type=_PATH, metavar="[BUILD]",
+                shell_complete=complete.builds)  # fmt: skip
+@click.option("--release", metavar="R", help="The newest build of this release.",
+              shell_complete=complete.releases)  # fmt: skip
+@click.option("--arch", metavar="A", help="The newest build for this architecture.",
+              shell_complete=complete.arches)  # fmt: skip
 @click.option("-o", "--output", type=_PATH, metavar="DIR",
               help="Where the packages go (default: a directory for the build).")  # fmt: skip
 @click.option("--compress", default="gzip", show_default=True,
