@@ -110,7 +110,19 @@ class _Asker:
             return missing
         if not any(node.prompt for node in symbol.nodes):
             return (Reason("it has no prompt: its value follows from its defaults"),)
+        if not symbol.visibility:
+            return self._hidden(symbol, 1, depth)
+        for low, high, condition in symbol.ranges:
+            if self.value(condition):
+                bounds = f"{low.str_value} to {high.str_value}"
+                return (Reason(f"{want!r} is not a value it accepts: that is {bounds}"),)
         return (Reason(f"{want!r} is not a value it accepts"),)
+
+    def _hidden(self, symbol: Any, level: int, depth: int) -> tuple[Reason, ...]:
+        """Return what keeps the prompts of a symbol below ``level``."""
+        prompts = [node.prompt[1] for node in symbol.nodes if node.prompt]
+        hidden = [r for condition in prompts for r in self.needs(condition, level, depth)]
+        return tuple(Reason(f"its prompt {r.text}", r.because) for r in hidden)
 
     def too_high(self, symbol: Any, level: int, depth: int) -> tuple[Reason, ...]:
         """Return why a symbol is more than ``level``."""
@@ -142,13 +154,9 @@ class _Asker:
             missing = self.needs(choice.direct_dep, enough, depth)
             if missing:
                 return (Reason(f"the choice {_choice(choice)} " + missing[0].text),)
-        prompts = [node.prompt[1] for node in symbol.nodes if node.prompt]
-        if not prompts:
+        if not any(node.prompt for node in symbol.nodes):
             return (self._only_selected(symbol, depth),)
-        hidden = [r for condition in prompts for r in self.needs(condition, enough, depth)]
-        if hidden:
-            return tuple(Reason(f"its prompt {r.text}", r.because) for r in hidden)
-        return (Reason("unknown to this program"),)
+        return self._hidden(symbol, enough, depth) or (Reason("unknown to this program"),)
 
     def _only_selected(self, symbol: Any, depth: int) -> Reason:
         if symbol.rev_dep is symbol.kconfig.n:

@@ -246,3 +246,22 @@ def test_generate_for_a_plain_tree_names_the_policy_to_take(krg: Command, tmp_pa
     options = ["--config", tmp_path / "base", "--policy", "kerrighed-2.4.4"]
     named = krg("config", "generate", "--tree", plain, *options)
     assert named.returncode == 1 and "say --policy boot" not in named.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("N=12", "'12' is not a value it accepts: that is 1 to 9"),
+        ("H=7", "its prompt needs G, which is n"),
+        ("S=x", "its prompt needs G, which is n"),
+    ],
+)
+def test_why_a_number_or_a_text_is_not_taken(
+    krg: Command, tmp_path: Path, asked: str, said: str
+) -> None:
+    hidden = 'config H\n\tint "h" if G\n\tdefault 3\nconfig S\n\tstring "s" if G\n\tdefault "d"\n'
+    where = small_trees.make(tmp_path, CHAIN + hidden, (2, 6, 30))
+    (tmp_path / "base").write_text("CONFIG_A=y\n")
+    options = ["--tree", where, "--policy", "none", "--config", tmp_path / "base"]
+    done = krg("config", "generate", *options, "--set", asked)
+    assert done.returncode == 1 and f": {said} (--set)" in done.stderr, done.stderr
