@@ -160,6 +160,8 @@ class _Asker:
 
     def _only_selected(self, symbol: Any, depth: int) -> Reason:
         if symbol.rev_dep is symbol.kconfig.n:
+            if symbol.defaults:
+                return self._default_too_low(symbol, depth)
             return Reason("it has no prompt, and nothing selects it")
         parts = split_expr(symbol.rev_dep, OR)
         more = f" and {len(parts) - _NAMED} more" if len(parts) > _NAMED else ""
@@ -167,6 +169,22 @@ class _Asker:
         behind = self._behind(parts[0], "low", 2, depth) if len(parts) == 1 else ()
         turn = "turns" if len(parts) == 1 else "turn"
         return Reason(f"it has no prompt: only {named}{more} {turn} it on", tuple(behind))
+
+    def _default_too_low(self, symbol: Any, depth: int) -> Reason:
+        """Return why a symbol that only its defaults turn on is off."""
+        said: list[str] = []
+        behind: list[Reason] = []
+        for value, condition in symbol.defaults[:_NAMED]:
+            when = "" if condition is symbol.kconfig.y else f" if {expr_str(condition)}"
+            said.append(f"{expr_str(value)}{when}")
+            holds = self.value(condition) > 0
+            behind += self._behind(value if holds else condition, "low", 1, depth)
+            if holds:  # those after it do not count
+                break
+        more = "; ..." if len(symbol.defaults) > len(said) == _NAMED else ""
+        return Reason(
+            f"it has no prompt, and its default is {'; '.join(said)}{more}", tuple(behind)
+        )
 
     def needs(self, condition: Any, level: int, depth: int) -> tuple[Reason, ...]:
         """Return a reason for each part of a condition that is below ``level``."""

@@ -265,3 +265,11 @@ def test_why_a_number_or_a_text_is_not_taken(
     options = ["--tree", where, "--policy", "none", "--config", tmp_path / "base"]
     done = krg("config", "generate", *options, "--set", asked)
     assert done.returncode == 1 and f": {said} (--set)" in done.stderr, done.stderr
+
+
+def test_why_a_default_leaves_a_symbol_off(tmp_path: Path) -> None:
+    kconfig = CHAIN + "config D1\n\tbool\n\tdefault y if G\nconfig D2\n\tdef_bool n\n"
+    text = text_of(tmp_path / "1", "CONFIG_A=y\n", "D1", kconfig)
+    assert "\n  it has no prompt, and its default is y if G\n    G is n: " in text
+    text = text_of(tmp_path / "2", "CONFIG_A=y\n", "D2", kconfig)
+    assert "\n  it has no prompt, and its default is n\n" in text
