@@ -101,14 +101,19 @@ def _short(home: Path) -> Iterator[Path]:
 
 def make(runner: Runner, home: Path) -> Key:
     """Make a signing key in the new gpg directory ``home``; it appears whole."""
-    new = home.with_name(f".{home.name}.new")
-    # What an interrupted run has left.
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(mode=0o700)
+    # What interrupted runs have left. Their gpg may still be at work for a moment: in a
+    # directory of the same name it, or its agent, would get between us and our key.
+    for left in home.parent.glob(f".{home.name}.new*"):
+        shutil.rmtree(left, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{home.name}.new", dir=home.parent))
     with gpg(runner, Key("", new)) as run:
         run.run(
             "--quick-gen-key", "krg-provision package repository", f"rsa{_BITS}", "sign", "never"
         )
+    # The agent that was told to end may take its time. Under the new name it would still
+    # answer, and know no key: it looks for them where they were.
+    for socket in new.glob("S.*"):
+        socket.unlink(missing_ok=True)
     new.rename(home)
     return made(runner, home)
 

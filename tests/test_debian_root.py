@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from debian_root import Root, root
 
+pytestmark = pytest.mark.debian
+
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Root]:

@@ -31,12 +31,16 @@ int main(int argc, char **argv)
 """
 
 
-@pytest.fixture(scope="module", params=["x86_64", "i386"])
-def made(request: pytest.FixtureRequest) -> tuple[Arch, Path]:
+def made_or_skipped(arch: Arch, *cache: Path) -> Path:
     try:
-        return request.param, toolchain(request.param)
+        return toolchain(arch, *cache)
     except MissingError as error:
         pytest.skip(f"{error}; {error.hint}")
+
+
+@pytest.fixture(scope="module", params=["x86_64", "i386"])
+def made(request: pytest.FixtureRequest) -> tuple[Arch, Path]:
+    return request.param, made_or_skipped(request.param)
 
 
 def test_a_copy_elsewhere_builds_programs_that_run(made: tuple[Arch, Path], tmp_path: Path) -> None:
@@ -93,14 +97,17 @@ def test_made_once(made: tuple[Arch, Path]) -> None:
 
 
 def test_made_anew_and_whole(tmp_path: Path, made: tuple[Arch, Path]) -> None:
-    home = toolchain(made[0], tmp_path)
+    home = made_or_skipped(made[0], tmp_path)
     assert [p.name for p in (tmp_path / f"musl-{made[0]}").iterdir()] == [home.name]
 
 
 def test_a_gcc_that_cannot_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REALGCC", str(tmp_path / "gcc"))
-    with pytest.raises(MissingError, match="gcc: not found"):
+    with pytest.raises(MissingError) as caught:
         toolchain("x86_64", tmp_path / "cache")
+    if "did not answer" in caught.value.message:
+        pytest.skip(f"{caught.value}; {caught.value.hint}")
+    assert "gcc: not found" in caught.value.message
     assert list((tmp_path / "cache/musl-x86_64").iterdir()) == []
 
 

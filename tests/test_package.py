@@ -19,7 +19,7 @@ from conftest import ROOT, Command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision import artifacts, package
+from provision import artifacts, package, package_plan
 from provision.artifacts import Artifacts
 from provision.data import data_dir, render
 from provision.deb import NAME, Stage, compressed
@@ -357,4 +357,4 @@ def test_nothing_leads_out_of_a_package(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_patterns(name: str, pattern: str, matches: bool) -> None:
-    assert package._matches(name, pattern) is matches
+    assert package_plan._matches(name, pattern) is matches

@@ -20,6 +20,7 @@ from debian_root import Root
 
 from provision import artifacts
 from provision.artifacts import Artifacts
+from provision.repo_serve import serving
 
 pytestmark = [
     pytest.mark.debian,
@@ -296,3 +297,28 @@ def test_the_boot_menu_follows(
             node.run(["grub-script-check", "/boot/grub/grub.cfg"], check=True)
         dpkg(node, "-P", f"linux-image-{builds[0].kernel_release}")
         assert kernels(node) == [builds[1].kernel_release]
+
+
+def test_from_the_build_to_apt(
+    home: Path, builds: list[Artifacts], node: Root, tmp_path: Path
+) -> None:
+    """package, repo add, repo publish; then apt-get as any node does it, over http."""
+    packages(home, builds[0])
+    made = home / f"debs-{builds[0].build_id}-1"
+    place = tmp_path / "repo"
+    krg(home, "repo", "add", place, made)
+    with serving(place / "www") as (url, _):
+        krg(home, "repo", "publish", place, "--url", url)
+        for path in node.path.glob("etc/apt/sources.list*/*"):
+            path.unlink()
+        node.file("/etc/apt/sources.list").write_text("")
+        for name, folder in (("krg.sources", "sources.list.d"),
+                             ("krg-archive-keyring.gpg", "keyrings")):  # fmt: skip
+            shutil.copyfile(place / "www" / name, node.file(f"/etc/apt/{folder}/{name}"))
+        node.run(["apt-get", "update"], check=True)
+        release = builds[0].kernel_release
+        done = node.run(["apt-get", "install", "-y", f"kerrighed-modules-{release}"], check=True)
+    # The tools come as recommended, the kernel as a dependency.
+    for name in (f"linux-image-{release}", f"kerrighed-modules-{release}", "kerrighed-tools"):
+        assert state(node, name) == "installed", done.stdout
+    assert node.file(f"/boot/initrd.img-{release}").exists()

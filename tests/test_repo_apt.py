@@ -17,14 +17,12 @@ from types import SimpleNamespace
 import pytest
 from debian_root import Root, root
 from debs import deb, manifest
+from repos import needs_tools
 
 from provision import repo, repo_publish
 from provision.repo_serve import serving
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("dpkg-deb", "apt-ftparchive", "gpg", "gpgv"))),
-    reason="needs apt-get install dpkg apt-utils gnupg gpgv",
-)
+pytestmark = [pytest.mark.debian, needs_tools]
 
 
 @pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.slow)])

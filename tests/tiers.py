@@ -50,9 +50,9 @@ TIERS = (
         "not sources and not fleet and not lab and not debian",
         ("-n", "2", "--dist", "loadscope"),
     ),
-    Tier("real sources", "sources and not fleet and not lab"),
-    Tier("fleet", "fleet and not lab"),
-    Tier("debian roots", "debian and not sources"),
+    Tier("real sources", "sources and not fleet and not lab and not debian"),
+    Tier("fleet", "fleet and not lab and not debian"),
+    Tier("debian roots", "debian and not lab"),
     Tier("lab", "lab"),
 )
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 
+from provision.cli import complete
+
 _PATH = click.Path(path_type=Path)
 
 
 def maintainer() -> str:
     """Return the maintainer as Debian's own tools find it: DEBFULLNAME and DEBEMAIL."""
-    from provision.package import MAINTAINER
+    from provision.package_plan import MAINTAINER
 
     mail = os.environ.get("DEBEMAIL", "")
     if "<" in mail:
@@ -24,9 +26,12 @@ def maintainer() -> str:
 
 
 @click.command()
-@click.argument("build", required=False, type=_PATH, metavar="[BUILD]")
-@click.option("--release", metavar="R", help="The newest build of this release.")
-@click.option("--arch", metavar="A", help="The newest build for this architecture.")
+@click.argument("build", required=False, type=_PATH, metavar="[BUILD]",
+                shell_complete=complete.builds)  # fmt: skip
+@click.option("--release", metavar="R", help="The newest build of this release.",
+              shell_complete=complete.releases)  # fmt: skip
+@click.option("--arch", metavar="A", help="The newest build for this architecture.",
+              shell_complete=complete.arches)  # fmt: skip
 @click.option("-o", "--output", type=_PATH, metavar="DIR",
               help="Where the packages go (default: a directory for the build).")  # fmt: skip
 @click.option("--compress", default="gzip", show_default=True,
@@ -35,7 +40,8 @@ def maintainer() -> str:
 @click.option("--revision", default="1", show_default=True, metavar="N",
               help="Debian revision: a higher one is an upgrade.")  # fmt: skip
 @click.option("--maintainer", "who", metavar="NAME", help="[default: DEBFULLNAME <DEBEMAIL>]")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+              help="For people, or for programs.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def package(
     *,
@@ -60,12 +66,12 @@ def package(
       krg-provision package --arch i386 -o debs
       krg-provision package --compress xz --revision 2
     """
-    from provision import artifacts, console
+    from provision import artifacts, console, package_plan
     from provision import package as packages
     from provision.progress import Phases
 
     found = artifacts.load(build) if build else artifacts.find(release, arch)
-    wishes = packages.Wishes(output, compress, revision, who or maintainer())
+    wishes = package_plan.Wishes(output, compress, revision, who or maintainer())
     with Phases(quiet=quiet) as phases:
         made, done = packages.make(found, wishes, phases)
     if form == "json":

@@ -10,7 +10,8 @@ import click
 
 _PATH = click.Path(path_type=Path)
 _DIR = click.argument("directory", metavar="DIR", type=_PATH)
-_FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+_FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+                       help="For people, or for programs.")  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -240,7 +241,8 @@ def prune(*, directory: Path, keep: int, check: bool) -> None:
 
 @repo.command()
 @_DIR
-@click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS")
+@click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS",
+              help="Where to listen; other machines reach it only if you say so.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True,
               metavar="N", help="0: any that is free.")  # fmt: skip
 def serve(*, directory: Path, bind: str, port: int) -> None:

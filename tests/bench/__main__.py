@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Speed, as ratios within one run: ./dev bench [kernel | kconfig | packages]."""
+"""Speed, as ratios within one run: ./dev bench [kernel | kconfig | packages | repo]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> None:
     """Run the benchmarks asked for, all by default, and print tables."""
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=["kernel", "kconfig", "packages"], help="only this one"
+        "what", nargs="?", choices=["kernel", "kconfig", "packages", "repo"], help="only this one"
     )
     kernel = parser.add_argument_group("kernel: build-kernel against make by hand")
     kernel.add_argument("--arch", default="x86_64")
@@ -37,6 +37,10 @@ def main() -> None:
         import packages
 
         packages.main()
+    if options.what in (None, "repo"):
+        import repository
+
+        repository.main()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -44,17 +43,9 @@ def measure(count: int, size: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the benchmark and print a line for each command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--packages", type=int, default=200)
-    parser.add_argument("--size", type=int, default=100_000, metavar="BYTES")
-    options = parser.parse_args()
-    found = measure(options.packages, options.size)
-    print(f"repo, {options.packages} packages of {options.size} bytes:")
+    """Measure with 200 packages of 100 kB, and print a line for each command."""
+    found = measure(200, 100_000)
+    print("repo, 200 packages of 100 kB:")
     for what, seconds in found.items():
         goal = f" (goal {GOAL:g})" if what.startswith("publish") else ""
         print(f"  {what}: {seconds:.2f} s{goal}")
-
-
-if __name__ == "__main__":
-    main()
