@@ -12,6 +12,8 @@ _TERM = re.compile(r"(!?)([A-Za-z0-9_]+|[a-z]+\.[A-Za-z0-9_.-]+)(?:(!?=)(.*))?",
 _TRISTATE = ("y", "m", "n")
 # This fact says that the command line is known: a parameter not there is not given.
 CMDLINE = "cmdline.known"
+# Facts of a node that a rule may ask for, see kconfig/crosscheck.py; and cmdline.ANYTHING.
+FACTS = ("boot.initrd", "console.serial", "root.disk", "root.type")
 _FORMS = ("not", "string", "like", "min", "max")
 
 
@@ -186,9 +188,21 @@ def parse_terms(raw: Any) -> tuple[Term, ...]:
         match = _TERM.fullmatch(text.strip()) if isinstance(text, str) else None
         if not match or (match[1] and match[3]):
             raise ValueError(f"when: {str(text)[:60]!r} is not SYMBOL, !SYMBOL, SYMBOL=value")
+        _check_name(match[2])
+        if match[3] and match[4].startswith("="):
+            raise ValueError(f"when: {text[:60]!r}: one = is enough")
         values = tuple(match[4].split("|")) if match[3] else ()
         terms.append(Term(match[2], bool(match[1]) or match[3] == "!=", values))
     return tuple(terms)
+
+
+def _check_name(name: str) -> None:
+    """Refuse what would never hold, and so make a rule that says nothing."""
+    if name.startswith("CONFIG_"):
+        raise ValueError(f"when: {name[:60]!r}: say it without CONFIG_")
+    if "." in name and name not in FACTS and not name.startswith("cmdline."):
+        known = ", ".join(FACTS)
+        raise ValueError(f"when: no fact {name[:60]!r} (there are: {known}, cmdline.NAME)")
 
 
 def hold(

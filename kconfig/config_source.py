@@ -37,6 +37,15 @@ def read(name: str) -> ConfigFile:
 
     :raises KconfigError: it cannot be read, or there is no configuration in it.
     """
+    text, shown, origin = read_text(name)
+    return parse(text, shown, origin)
+
+
+def read_text(name: str) -> tuple[str, str, str]:
+    """Return the text in file ``name``, what messages call it, and where in it that was.
+
+    :raises KconfigError: it cannot be read, or is no text.
+    """
     shown = "standard input" if name == "-" else name
     try:
         data = _data(name)
@@ -47,7 +56,7 @@ def read(name: str) -> ConfigFile:
         raise KconfigError(f"{shown}: {error.strerror or error}") from error
     except MemoryError as error:
         raise KconfigError(f"{shown}: too large for the memory there is") from error
-    return parse(text, shown, origin)
+    return text, shown, origin
 
 
 def _data(name: str) -> bytes:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from kconfig.solve import Solution
 _WIDTH = 96
 # Lists longer than this are cut in the text; the JSON has all.
 _SHOWN = 12
+# The blank before "[=y]" or "y->n"; and what stands for it while lines are broken.
+_BEFORE_VALUE = re.compile(r" (?=\[|[^ ,]+->)")
+_HOLD = "\0"
 
 
 class Selector(NamedTuple):
@@ -36,6 +40,7 @@ class Definition(NamedTuple):
     prompt: str
     prompt_if: str
     defaults: tuple[str, ...]
+    ranges: tuple[str, ...]
     help: str
 
 
@@ -123,6 +128,10 @@ def _definition(node: kconfiglib.MenuNode) -> Definition:
         prompt,
         "" if condition is kconf.y or not node.prompt else with_values(condition),
         tuple(_when(with_values(v), c, node.item) for v, c in node.defaults),
+        tuple(
+            _when(f"{with_values(low)} to {with_values(high)}", c, node.item)
+            for low, high, c in node.ranges
+        ),
         node.help or "",
     )
 
@@ -165,6 +174,8 @@ def _defined(definition: Definition) -> Iterator[str]:
         yield from _wrapped("asked if", definition.prompt_if)
     for default in definition.defaults:
         yield from _wrapped("default", default)
+    for allowed in definition.ranges:
+        yield from _wrapped("range", allowed)
     for paragraph in definition.help.rstrip().splitlines():
         yield from textwrap.wrap(
             paragraph, _WIDTH, initial_indent="  | ", subsequent_indent="  | "
@@ -173,10 +184,13 @@ def _defined(definition: Definition) -> Iterator[str]:
 
 def _wrapped(title: str, text: str) -> list[str]:
     indent = " " * (len(title) + 4)
-    return textwrap.wrap(
-        f"  {title}: {text}", _WIDTH, subsequent_indent=indent,
+    # A symbol and its value stay on one line.
+    held = _BEFORE_VALUE.sub(_HOLD, text)
+    lines = textwrap.wrap(
+        f"  {title}: {held}", _WIDTH, subsequent_indent=indent,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+    return [line.replace(_HOLD, " ") for line in lines]
 
 
 def _listed(title: str, items: Sequence[str]) -> Iterator[str]:

@@ -58,7 +58,14 @@ def diff(
         for symbol in {**before, **after}
         if _value(before, symbol) != _value(after, symbol)
     ]  # fmt: skip
-    return sorted(changes, key=lambda c: (order.get(c.symbol, len(order)), c.symbol))
+    # A menu goes on behind those in it: it is shown once, where it begins.
+    first: dict[str, int] = {}
+    for name, menu in places.items():
+        first.setdefault(menu, order[name])
+    last = len(order)
+    return sorted(
+        changes, key=lambda c: (first.get(c.menu, last), order.get(c.symbol, last), c.symbol)
+    )
 
 
 def _value(values: Mapping[str, Assignment], symbol: str) -> tuple[str, bool]:

@@ -9,8 +9,12 @@ class KconfigError(Exception):
 
 
 class UnmetError(KconfigError):
-    """Requested symbols did not get their values; ``reasons`` has a line for each."""
+    """Requested symbols did not get their values: ``count`` of them.
 
-    def __init__(self, reasons: list[str]) -> None:
+    ``reasons`` has a text for each, or, of very many, for the first and one for the others.
+    """
+
+    def __init__(self, reasons: list[str], count: int) -> None:
         super().__init__("; ".join(reasons))
         self.reasons = reasons
+        self.count = count

@@ -110,7 +110,19 @@ class _Asker:
             return missing
         if not any(node.prompt for node in symbol.nodes):
             return (Reason("it has no prompt: its value follows from its defaults"),)
+        if not symbol.visibility:
+            return self._hidden(symbol, 1, depth)
+        for low, high, condition in symbol.ranges:
+            if self.value(condition):
+                bounds = f"{low.str_value} to {high.str_value}"
+                return (Reason(f"{want!r} is not a value it accepts: that is {bounds}"),)
         return (Reason(f"{want!r} is not a value it accepts"),)
+
+    def _hidden(self, symbol: Any, level: int, depth: int) -> tuple[Reason, ...]:
+        """Return what keeps the prompts of a symbol below ``level``."""
+        prompts = [node.prompt[1] for node in symbol.nodes if node.prompt]
+        hidden = [r for condition in prompts for r in self.needs(condition, level, depth)]
+        return tuple(Reason(f"its prompt {r.text}", r.because) for r in hidden)
 
     def too_high(self, symbol: Any, level: int, depth: int) -> tuple[Reason, ...]:
         """Return why a symbol is more than ``level``."""
@@ -142,16 +154,14 @@ class _Asker:
             missing = self.needs(choice.direct_dep, enough, depth)
             if missing:
                 return (Reason(f"the choice {_choice(choice)} " + missing[0].text),)
-        prompts = [node.prompt[1] for node in symbol.nodes if node.prompt]
-        if not prompts:
+        if not any(node.prompt for node in symbol.nodes):
             return (self._only_selected(symbol, depth),)
-        hidden = [r for condition in prompts for r in self.needs(condition, enough, depth)]
-        if hidden:
-            return tuple(Reason(f"its prompt {r.text}", r.because) for r in hidden)
-        return (Reason("unknown to this program"),)
+        return self._hidden(symbol, enough, depth) or (Reason("unknown to this program"),)
 
     def _only_selected(self, symbol: Any, depth: int) -> Reason:
         if symbol.rev_dep is symbol.kconfig.n:
+            if symbol.defaults:
+                return self._default_too_low(symbol, depth)
             return Reason("it has no prompt, and nothing selects it")
         parts = split_expr(symbol.rev_dep, OR)
         more = f" and {len(parts) - _NAMED} more" if len(parts) > _NAMED else ""
@@ -159,6 +169,22 @@ class _Asker:
         behind = self._behind(parts[0], "low", 2, depth) if len(parts) == 1 else ()
         turn = "turns" if len(parts) == 1 else "turn"
         return Reason(f"it has no prompt: only {named}{more} {turn} it on", tuple(behind))
+
+    def _default_too_low(self, symbol: Any, depth: int) -> Reason:
+        """Return why a symbol that only its defaults turn on is off."""
+        said: list[str] = []
+        behind: list[Reason] = []
+        for value, condition in symbol.defaults[:_NAMED]:
+            when = "" if condition is symbol.kconfig.y else f" if {expr_str(condition)}"
+            said.append(f"{expr_str(value)}{when}")
+            holds = self.value(condition) > 0
+            behind += self._behind(value if holds else condition, "low", 1, depth)
+            if holds:  # those after it do not count
+                break
+        more = "; ..." if len(symbol.defaults) > len(said) == _NAMED else ""
+        return Reason(
+            f"it has no prompt, and its default is {'; '.join(said)}{more}", tuple(behind)
+        )
 
     def needs(self, condition: Any, level: int, depth: int) -> tuple[Reason, ...]:
         """Return a reason for each part of a condition that is below ``level``."""

@@ -24,6 +24,8 @@ _LINE = re.compile(r"(?:CONFIG_)?([A-Za-z0-9_]+)=(.*)")
 _UNSET = re.compile(r"# CONFIG_([A-Za-z0-9_]+) is not set")
 # For so many symbols that did not get their value a way to it is looked for.
 _MOST_WAYS = 5
+# Of the symbols that a tree does not have so many are named: more are another kernel's.
+_MOST_ABSENT = 12
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -166,9 +168,8 @@ def generate(
     ]
     failed = [r for r in missed if r.required]
     if absent or failed:
-        raise UnmetError(
-            absent + [_reason(kconf, r, way=number < _MOST_WAYS) for number, r in enumerate(failed)]
-        )
+        reasons = [_reason(kconf, r, way=number < _MOST_WAYS) for number, r in enumerate(failed)]
+        raise UnmetError(_first(absent) + reasons, len(absent) + len(failed))
     return Generated(
         write.config_text(kconf, version, header),
         tuple(final),
@@ -249,6 +250,13 @@ def _reason(kconf: kconfiglib.Kconfig, request: Request, *, way: bool = False) -
             found = describe.way_lines(symbol.name, want, solution)
             lines += [f"    {line}" for line in found]
     return "\n".join(lines)
+
+
+def _first(absent: list[str]) -> list[str]:
+    if len(absent) <= _MOST_ABSENT:
+        return absent
+    others = f"and {len(absent) - _MOST_ABSENT} more that this tree does not have"
+    return [*absent[:_MOST_ABSENT], others]
 
 
 def _hint(nearest: Nearest, name: str) -> str:

@@ -26,18 +26,27 @@ class Nearest:
         self._asked = 0
 
     def to(self, name: str) -> str:
-        """Return the name most like ``name``, or "" when none is like it."""
+        """Return the name most like ``name``, or "" when none is like it.
+
+        Other letters of the two cases are no difference to what is meant.
+        """
         self._asked += 1
         if self._asked > MOST_HINTS or len(name) > 100:
             return ""
         import difflib
 
+        if name != name.upper() and (upper := self._in_capitals(name)):
+            return upper
         shared: Counter[int] = Counter()
         for gram in _grams(name):
             shared.update(self._with(gram))
         close = [self._names[number] for number, _ in shared.most_common(_CANDIDATES)]
         near = difflib.get_close_matches(name, close, n=1, cutoff=_ALIKE)
         return near[0] if near else ""
+
+    def _in_capitals(self, name: str) -> str:
+        upper = name.upper()
+        return upper if upper in self._names else ""
 
     def _with(self, gram: str) -> list[int]:
         """Return the numbers of the names that have a group, each once."""

@@ -267,8 +267,9 @@ def _rule_or_override(
                 "to change it, say override = true"
             )
         return rule
-    if not isinstance(raw["override"], bool):
-        raise KconfigError(f"{place}: 'override' is of the wrong type: true or false")
+    for key in ("override", "drop"):
+        if not isinstance(raw.get(key, True), bool):
+            raise KconfigError(f"{place}: {key!r} is of the wrong type: true or false")
     _known(raw, _OVERRIDE_KEYS, place)
     name = _word(raw, "id", place)
     if name not in inherited:
@@ -279,7 +280,7 @@ def _rule_or_override(
     if odd:
         raise KconfigError(f"{place}: rule {name}: {odd[0]} is not among its symbols")
     symbols = tuple(s for s in old.symbols if s not in without)
-    if raw.get("drop") is True or not symbols:
+    if raw.get("drop", False) or not symbols:
         del inherited[name]
         return None
     changes = _fields({**_defaults(old), **raw}, place, _OVERRIDE_KEYS)
@@ -315,6 +316,8 @@ def _fields(raw: Mapping[str, Any], place: str, keys: frozenset[str]) -> dict[st
     for symbol in symbols:
         if not SYMBOL.fullmatch(symbol):
             raise KconfigError(f"{where}: {symbol[:60]!r} is not a symbol's name")
+        if symbol.startswith("CONFIG_"):
+            raise KconfigError(f"{where}: {symbol[:60]!r}: say it without CONFIG_")
     seen: set[str] = set()
     for symbol in symbols:
         if symbol in seen:
@@ -335,7 +338,9 @@ def _fields(raw: Mapping[str, Any], place: str, keys: frozenset[str]) -> dict[st
         raise KconfigError(f"{where}: {error}") from error
     since, until = _version(raw, "since", where), _version(raw, "until", where, end=True)
     if since and until and since > until:
-        raise KconfigError(f"{where}: no kernel is {raw['since']} or later and at most {until}")
+        raise KconfigError(
+            f"{where}: no kernel is {raw['since']} or later and at most {raw['until']}"
+        )
     return {
         "id": name, "symbols": symbols, "want": want, "severity": severity,
         "why": _word(raw, "why", where), "source": _word(raw, "source", where),

@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kconfig import generate, policy, tree
+from kconfig import config_file, config_source, generate, policy, tree
 from kconfig.errors import KconfigError, UnmetError
 from provision.errors import FailedError, InputError
 from provision.release import Release
@@ -29,7 +31,7 @@ class Wishes:
     policies: tuple[str, ...] = ()
     fragments: tuple[tuple[str, str], ...] = ()
     sets: tuple[str, ...] = ()
-    base: Path | None = None
+    base: tuple[str, str] | None = None
 
     def identity(self, release: Release) -> Mapping[str, object]:
         """Return digests of everything here that decides the configuration."""
@@ -44,15 +46,34 @@ class Wishes:
             },
             "fragments": [sha256(text) for _, text in self.fragments],
             "sets": list(self.sets),
-            "base": sha256(_read(self.base)) if self.base else "defconfig",
+            "base": sha256(self.base[1]) if self.base else "defconfig",
         }
 
 
-def _read(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a file as ``config lint`` takes it: compressed, or inside a kernel.
+
+    :raises InputError: it cannot be read, or is no text.
+    """
     try:
-        return path.read_text("utf-8", "surrogateescape")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        return config_source.read_text(str(path))[0].removeprefix("\ufeff")
+    except KconfigError as error:
+        raise InputError(str(error)) from error
+
+
+def base_of(path: Path) -> tuple[str, str]:
+    """Return name and text of a configuration to start from; an empty one leaves all to the tree.
+
+    :raises InputError: as for ``text_of``; or there is no line in it that could be a value.
+    """
+    text = text_of(path)
+    if text.strip():
+        try:
+            config_file.parse(text, str(path))
+        except KconfigError as error:
+            raise InputError(str(error)) from error
+    # The kernel's reader would take the carriage return as part of the value.
+    return str(path), text.replace("\r\n", "\n")
 
 
 def _policy(name: str) -> policy.Policy:
@@ -106,22 +127,42 @@ def generated(
         for name, fragment in wishes.fragments:
             requests += generate.parse_fragment(fragment, name)
         requests += [generate.parse_assignment(line, "--set") for line in wishes.sets]
-        base = wishes.base or tree.default_config(linux, arch)
+        base_path = Path(wishes.base[0]) if wishes.base else tree.default_config(linux, arch)
         header = (
             "#\n"
             f"# Linux {version} for {arch}, made by krg-provision\n"
-            f"# {f'release {release.name}, ' if release else ''}base {base.name}, "
+            f"# {f'release {release.name}, ' if release else ''}base {base_path.name}, "
             f"policy {', '.join(one.name for one in policies) or 'none'}\n"
             "#\n"
         )
-        return generate.generate(kconf, base, requests, version=version.numbers, header=header)
+        with _as_file(wishes.base, base_path) as base:
+            return generate.generate(kconf, base, requests, version=version.numbers, header=header)
     except UnmetError as error:
+        hint = ""
+        if release is None and not names and "KERRIGHED" not in kconf.syms:
+            hint = (
+                f"\n{linux} is without Kerrighed, and the policy for its kernel is about that: "
+                "say --policy boot, or --policy none"
+            )
         raise FailedError(
-            f"{len(error.reasons)} symbol(s) did not get the value asked for:\n  "
-            + "\n  ".join(error.reasons),
+            f"{error.count} symbol(s) did not get the value asked for:\n  "
+            + "\n  ".join(error.reasons)
+            + hint,
         ) from error
     except KconfigError as error:
         raise InputError(str(error)) from error
+
+
+@contextmanager
+def _as_file(base: tuple[str, str] | None, default: Path) -> Iterator[Path]:
+    """Give the base as a file: the tree's reader takes no other."""
+    if base is None:
+        yield default
+        return
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="krg-") as file:
+        file.write(base[1])
+        file.flush()
+        yield Path(file.name)
 
 
 def values(config: str) -> set[str]:

@@ -30,9 +30,9 @@ def test_changes_by_menu() -> None:
     changes = diff.diff(config(A), config(B), menus=menus)
     assert [(c.symbol, c.before, c.after, c.menu) for c in changes] == [
         ("LOCALVERSION", None, '"-x"', diff.NO_MENU),
-        ("BUFFERS", "16", "8", "Networking"),
         ("KEYS", "y", "n", diff.NO_MENU),
         ("TIPC", "y", None, diff.NO_MENU),
+        ("BUFFERS", "16", "8", "Networking"),
     ]
 
 
@@ -79,3 +79,14 @@ def test_the_command(krg: Command, tmp_path: Path) -> None:
     assert len(json.loads(done.stdout)["changes"]) == 4
     done = krg(*options, tmp_path / "a", tmp_path / "c")
     assert done.returncode == 2 and "No such file" in done.stderr
+
+
+def test_a_menu_is_shown_once() -> None:
+    """What follows a menu inside another belongs to the outer one, shown already."""
+    menus = {"A": "Outer", "B": "Outer > Inner", "C": "Outer"}
+    changes = diff.diff(config("CONFIG_X=y\n"), config("CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\n"),
+                        menus=menus)  # fmt: skip
+    assert [c.symbol for c in changes] == ["A", "C", "B", "X"]
+    assert (
+        diff.as_text(changes).count("\nOuter\n") + diff.as_text(changes).startswith("Outer\n") == 1
+    )

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import kernel_trees
@@ -172,3 +175,101 @@ def test_what_is_generated_stays(krg: Command, tmp_path: Path, name: str) -> Non
     assert done.returncode == 0, done.stderr
     text = target.read_text()
     assert judge.oldconfig(text) == oracle.below_header(text)
+
+
+def test_what_a_number_may_be_is_said(tmp_path: Path) -> None:
+    assert "  range: 1 to 9 if A [=y]\n" in text_of(tmp_path, "CONFIG_A=y\n", "N")
+
+
+def test_a_symbol_and_its_value_stay_on_a_line(tmp_path: Path) -> None:
+    names = [f"A_RATHER_LONG_NAME_{number}" for number in range(30)]
+    kconfig = 'config A\n\tbool "a"\nconfig N\n\tbool "n"\n\tdepends on ' + " && ".join(names)
+    kconfig += "".join(f"\nconfig {n}\n\tbool\n\tdefault A" for n in names) + "\n"
+    for config, name in (("", "N"), ("CONFIG_A=y\n", "A")):
+        lines = text_of(tmp_path, config, name, kconfig).splitlines()
+        assert len([line for line in lines if "A_RATHER" in line]) > 3
+        assert not [line for line in lines if line.strip().startswith(("[=", "y->", "n->"))]
+
+
+def test_small_letters_are_understood_in_the_hint(krg: Command) -> None:
+    done = krg("config", "explain", "--tree", TREE, "keys")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.endswith("perhaps KEYS\n")
+
+
+@pytest.mark.parametrize("option", ["--config", "--fragment"])
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero", "directory", "binary", "program", "missing"])
+def test_generate_refuses_what_is_no_configuration(
+    krg: Command, tmp_path: Path, option: str, what: str
+) -> None:
+    file = Path(what) if what.startswith("/") else tmp_path / what
+    if what == "pipe":
+        os.mkfifo(file)
+    elif what == "directory":
+        file.mkdir()
+    elif what == "binary":
+        file.write_bytes(bytes(range(256)) * 8)
+    elif what == "program":
+        shutil.copy(sys.executable, file)
+    done = krg("config", "generate", "--tree", TREE, "--policy", "none", option, file)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"krg-provision: error: {file}: ")
+
+
+def test_generate_takes_what_lint_takes(krg: Command, tmp_path: Path) -> None:
+    options = ["config", "generate", "--tree", TREE, "--policy", "none"]
+    plain = krg(*options, "--config", BASE).stdout.partition("\n#\n")[2]
+    assert "CONFIG_KEYS=y" in plain
+    packed, marked, text = tmp_path / "base.gz", tmp_path / "marked", BASE.read_text()
+    packed.write_bytes(gzip.compress(text.encode()))
+    marked.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    for file in (packed, marked):
+        done = krg(*options, "--config", file)
+        assert done.stdout.partition("\n#\n")[2] == plain, done.stderr
+    assert krg(*options, "--fragment", marked).returncode == 0
+
+
+def test_very_many_unknown_symbols_are_one_line_more(krg: Command, tmp_path: Path) -> None:
+    (tmp_path / "many").write_text("".join(f"CONFIG_BOGUS{n}=y\n" for n in range(10_000)))
+    options = ["--tree", TREE, "--policy", "none", "--fragment", tmp_path / "many"]
+    done = krg("config", "generate", *options)
+    first, *_, last = done.stderr.splitlines()
+    assert done.returncode == 1 and "10000 symbol(s)" in first
+    assert (last, done.stderr.count("\n")) == ("  and 9988 more that this tree does not have", 14)
+
+
+def test_generate_for_a_plain_tree_names_the_policy_to_take(krg: Command, tmp_path: Path) -> None:
+    plain = small_trees.make(tmp_path, CHAIN, (2, 6, 20))
+    (tmp_path / "base").touch()
+    done = krg("config", "generate", "--tree", plain, "--config", tmp_path / "base")
+    assert done.returncode == 1 and "say --policy boot" in done.stderr.splitlines()[-1]
+    options = ["--config", tmp_path / "base", "--policy", "kerrighed-2.4.4"]
+    named = krg("config", "generate", "--tree", plain, *options)
+    assert named.returncode == 1 and "say --policy boot" not in named.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("N=12", "'12' is not a value it accepts: that is 1 to 9"),
+        ("H=7", "its prompt needs G, which is n"),
+        ("S=x", "its prompt needs G, which is n"),
+    ],
+)
+def test_why_a_number_or_a_text_is_not_taken(
+    krg: Command, tmp_path: Path, asked: str, said: str
+) -> None:
+    hidden = 'config H\n\tint "h" if G\n\tdefault 3\nconfig S\n\tstring "s" if G\n\tdefault "d"\n'
+    where = small_trees.make(tmp_path, CHAIN + hidden, (2, 6, 30))
+    (tmp_path / "base").write_text("CONFIG_A=y\n")
+    options = ["--tree", where, "--policy", "none", "--config", tmp_path / "base"]
+    done = krg("config", "generate", *options, "--set", asked)
+    assert done.returncode == 1 and f": {said} (--set)" in done.stderr, done.stderr
+
+
+def test_why_a_default_leaves_a_symbol_off(tmp_path: Path) -> None:
+    kconfig = CHAIN + "config D1\n\tbool\n\tdefault y if G\nconfig D2\n\tdef_bool n\n"
+    text = text_of(tmp_path / "1", "CONFIG_A=y\n", "D1", kconfig)
+    assert "\n  it has no prompt, and its default is y if G\n    G is n: " in text
+    text = text_of(tmp_path / "2", "CONFIG_A=y\n", "D2", kconfig)
+    assert "\n  it has no prompt, and its default is n\n" in text

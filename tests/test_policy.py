@@ -330,3 +330,35 @@ def test_a_shipped_policy_is_found_by_the_kernel_in_it() -> None:
     for version in {one.kernel for one in every if one.kernel}:
         assert policy.for_kernel(version) == [one for one in every if one.kernel == version]
     assert [one.name for one in policy.for_kernel((6, 1, 0))] == ["boot"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (rule(symbols='["CONFIG_A"]'), "rule r: 'CONFIG_A': say it without CONFIG_"),
+        (rule(more='when = "CONFIG_A=y"'), "rule r: when: 'CONFIG_A': say it without CONFIG_"),
+        (rule(more='when = "A==y"'), "rule r: when: 'A==y': one = is enough"),
+        (rule(more='when = "rot.type=ext3"'), "rule r: when: no fact 'rot.type' (there are: "),
+        (rule(more='since = "3.0"\nuntil = "2.6"'), "no kernel is 3.0 or later and at most 2.6"),
+    ],
+)
+def test_what_would_never_hold_is_refused(text: str, said: str) -> None:
+    with pytest.raises(KconfigError) as caught:
+        policy.parse(HEAD + text, "x.toml")
+    assert said in str(caught.value) and str(caught.value).startswith("x.toml:3: ")
+
+
+@pytest.mark.parametrize("key", ["override", "drop"])
+def test_drop_and_override_are_true_or_false(tmp_path: Path, key: str) -> None:
+    write(tmp_path / "base.toml", HEAD + rule())
+    keys = {"override": "true", "drop": "false"} | {key: '"true"'}
+    own = HEAD + 'extends = ["base.toml"]\n[[rule]]\nid = "r"\n'
+    own += "".join(f"{name} = {value}\n" for name, value in keys.items())
+    with pytest.raises(KconfigError, match=f"'{key}' is of the wrong type: true or false"):
+        policy.load(write(tmp_path / "own.toml", own))
+
+
+def test_the_facts_a_rule_may_ask_for_are_those_documented() -> None:
+    docs = (Path(policy.__file__).parents[1] / "docs/lint.md").read_text("utf-8")
+    for fact in condition.FACTS:
+        assert f"| `{fact}` |" in docs

@@ -99,7 +99,7 @@ def body(config: str) -> list[str]:
 
 
 def configured(linux: Path, arch: str, *sets: str, base: Path | None = None) -> str:
-    wishes = configure.Wishes(sets=sets, base=base)
+    wishes = configure.Wishes(sets=sets, base=configure.base_of(base) if base else None)
     return configure.text(linux, RELEASE, arch, wishes, "0123abcd")
 
 

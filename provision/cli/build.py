@@ -84,7 +84,7 @@ def build_kernel(
       krg-provision build-kernel --host me@builder --set MAGIC_SYSRQ=n
     """
     from provision.build import Order, build
-    from provision.cli.config import read_fragments
+    from provision.cli.config import read_base, read_fragments
     from provision.configure import Wishes
     from provision.hosts import runner_for
     from provision.progress import Phases
@@ -92,7 +92,7 @@ def build_kernel(
     order = Order(
         release=releases.load(name),
         arch=arch,
-        config=Wishes(policies, read_fragments(fragments), sets, base),
+        config=Wishes(policies, read_fragments(fragments), sets, read_base(base)),
         source_dir=source_dir,
         download=not no_download,
         output=output.resolve() if output else None,

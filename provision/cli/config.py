@@ -14,16 +14,17 @@ _PATH = click.Path(path_type=Path)
 
 
 def read_fragments(paths: tuple[Path, ...]) -> tuple[tuple[str, str], ...]:
-    """Return (name, text) of each file; InputError when one cannot be read as text."""
-    from provision.errors import InputError
+    """Return (name, text) of each file; InputError when one is not what ``lint`` takes, or -."""
+    from provision.configure import text_of
 
-    read = []
-    for path in paths:
-        try:
-            read.append((str(path), path.read_text("utf-8")))
-        except (OSError, UnicodeError) as error:
-            raise InputError(f"{path}: cannot be read as text ({error})") from error
-    return tuple(read)
+    return tuple((str(path), text_of(path)) for path in paths)
+
+
+def read_base(path: Path | None) -> tuple[str, str] | None:
+    """Return (name, text) of the configuration to start from; InputError when it is none."""
+    from provision.configure import base_of
+
+    return None if path is None else base_of(path)
 
 
 @click.group()
@@ -104,7 +105,7 @@ def generate(
     from provision.prepared import prepared_tree
     from provision.progress import Phases
 
-    wishes = Wishes(policies, read_fragments(fragments), sets, base)
+    wishes = Wishes(policies, read_fragments(fragments), sets, read_base(base))
     release = releases.load(name or releases.DEFAULT) if name or tree is None else None
     if release is not None:
         release.arch(arch)
