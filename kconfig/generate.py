@@ -140,7 +140,7 @@ def generate(
         reading.settle(kconf, version)
     except (OSError, kconfiglib.KconfigError) as error:
         raise KconfigError(f"{base}: cannot be read as a configuration ({error})") from error
-    final, overridden = _final(requests)
+    final, overridden = _final(requests, kconf)
     known: list[Request] = []
     unknown: list[Request] = []
     for request in final:
@@ -168,7 +168,12 @@ def generate(
     ]
     failed = [r for r in missed if r.required]
     if absent or failed:
-        reasons = [_reason(kconf, r, way=number < _MOST_WAYS) for number, r in enumerate(failed)]
+        roots, follow = _consequences(kconf, failed, final)
+        reasons = [_reason(kconf, r, way=number < _MOST_WAYS) for number, r in enumerate(roots)]
+        if follow:
+            cause = [] if roots or absent else overridden
+            reasons += [*cause, "what follows from that:"]
+            reasons += [f"  {_reason(kconf, r).partition(chr(10))[0]}" for r in follow]
         raise UnmetError(_first(absent) + reasons, len(absent) + len(failed))
     return Generated(
         write.config_text(kconf, version, header),
@@ -196,24 +201,61 @@ class _Values(Mapping[str, str]):
         return len(self._syms)
 
 
-def _final(requests: Sequence[Request]) -> tuple[list[Request], list[str]]:
+def _final(
+    requests: Sequence[Request], kconf: kconfiglib.Kconfig
+) -> tuple[list[Request], list[str]]:
     """Return the requests that count, and what became of the others.
 
-    Of single values the last counts, and it counts more than any policy.
+    Of single values the last counts, and it counts more than any policy. Members of one
+    choice are one question: a member set to y answers it for the others.
     """
-    single = {r.symbol: r for r in requests if r.rule is None}
+
+    def question(symbol: str) -> object:
+        found = kconf.syms.get(symbol)
+        return symbol if found is None or found.choice is None else found.choice
+
+    single: dict[object, Request] = {}
+    for request in requests:
+        if request.rule is None:
+            chosen = question(request.symbol)
+            if chosen == request.symbol or request.values[0] == "y":
+                single[chosen] = request
     final = []
     overridden = []
     for request in requests:
-        by = single.get(request.symbol)
-        if by is (request if request.rule is None else None):
+        by = single.get(question(request.symbol))
+        beside = by is not None and by.symbol != request.symbol
+        if by is None or by is request:
             final.append(request)
-        elif request.rule is not None and by is not None and not request.accepts(by.values[0]):
+        elif beside and "y" not in request.values:
+            # n for another member than the chosen one is no contradiction.
+            final.append(request)
+        elif request.rule is not None and (beside or not request.accepts(by.values[0])):
             overridden.append(
-                f"{request.symbol}={by.values[0]} ({by.by}) goes against {request.by}, which wants "
-                f"{request.wanted}: {request.rule.why}"
+                f"{by.symbol}={by.values[0]} ({by.by}) goes against {request.by}, which wants "
+                f"{f'{request.symbol} ' if beside else ''}{request.wanted}: {request.rule.why}"
             )
     return final, overridden
+
+
+def _consequences(
+    kconf: kconfiglib.Kconfig, failed: Sequence[Request], final: Sequence[Request]
+) -> tuple[list[Request], list[Request]]:
+    """Divide what failed into what to look at, and what only follows from it or from a wish.
+
+    :param final: all requests that count: a single value of the user's can be the cause, too.
+    """
+    wishes = {r.symbol for r in final if r.rule is None}
+    names = {r.symbol for r in failed} | wishes
+    roots: list[Request] = []
+    follow: list[Request] = []
+    for request in failed:
+        symbol = kconf.syms[request.symbol]
+        why = explain.obstacle(symbol, request.nearest(symbol.str_value))
+        causes = set(re.findall(r"\w+", why)) & (names - {request.symbol})
+        (follow if causes and request.rule is not None else roots).append(request)
+    # Nothing but consequences: each of them is all there is to see.
+    return (roots, follow) if roots or wishes else (follow, [])
 
 
 def _settled(request: Request, values: Mapping[str, str]) -> bool:

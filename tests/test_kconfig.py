@@ -253,7 +253,8 @@ def test_config_generate_command(mini: mini.Mini, krg: Command, tmp_path: Path) 
     assert again.returncode == 0 and again.stdout == ""
     assert "CONFIG_NETFILTER=m\n" in target.read_text()
     failed = krg("config", "generate", *options, "-o", target, "--set", "KEYS=y")
-    assert failed.returncode == 1 and "KERRIGHED is n" in failed.stderr
+    assert failed.returncode == 1 and "KEYS=y (--set) goes against policy mini" in failed.stderr
+    assert "what follows from that:\n    KERRIGHED is n, wanted y: needs !KEYS" in failed.stderr
     assert "CONFIG_NETFILTER=m\n" in target.read_text(), "the former file must stay"
 
 
@@ -263,3 +264,22 @@ def test_config_generate_with_a_tree(mini: mini.Mini, krg: Command, tmp_path: Pa
     done = krg("config", "generate", "--release", mini.release, "--tree", TREE,
                "--set", "PREEMPT_NONE=y")  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_in_a_choice_the_later_wish_wins() -> None:
+    text = made("PREEMPT_NONE=y", "PREEMPT=y").text
+    assert "CONFIG_PREEMPT=y\n" in text and "# CONFIG_PREEMPT_NONE is not set" in text
+    text = made("PREEMPT=y", "PREEMPT_NONE=y", "PREEMPT_VOLUNTARY=n").text
+    assert "CONFIG_PREEMPT_NONE=y\n" in text
+
+
+def test_a_wish_in_a_choice_goes_before_a_policy() -> None:
+    rules = policy.parse(HEAD + RULE.replace('"A"', '"PREEMPT_NONE"'), "p").rules
+    request = generate.Request("PREEMPT_NONE", ("y",), "policy p", rule=rules[0])
+    wish = generate.parse_assignment("PREEMPT=y", "--set")
+    kconf = tree.load(TREE, "x86_64")
+    done = generate.generate(kconf, BASE, [request, wish], version=(2, 6, 20))
+    assert "CONFIG_PREEMPT=y\n" in done.text
+    assert done.overridden == (
+        "PREEMPT=y (--set) goes against policy p, which wants PREEMPT_NONE y: w",
+    )
