@@ -65,7 +65,7 @@ def describe(
 ) -> Explanation:
     """Explain ``symbol`` under the configuration loaded into its tree.
 
-    :param lines: in which line the configuration gives each symbol its value.
+    :param lines: in which line the configuration gives each symbol which value.
     :param wants: the values to find a way to; None for all it does not have.
     """
     value = solve.evaluator(symbol.kconfig)

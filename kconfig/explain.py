@@ -27,8 +27,8 @@ _TRUTH = (BOOL, TRISTATE)
 _LONGEST = 8
 # Of a symbol selected by hundreds, so many are named.
 _NAMED = 6
-# Symbol -> line of the configuration that gives it its value.
-Lines = Mapping[str, int]
+# Symbol -> line of the configuration that gives it its value, and that value.
+Lines = Mapping[str, tuple[int, str]]
 _NO_LINES: Lines = MappingProxyType({})
 
 
@@ -268,9 +268,11 @@ class _Asker:
 
     def _given(self, symbol: Any) -> str:
         """Say who gives a value that nothing forces."""
-        line = self.lines.get(symbol.name)
-        if symbol.visibility and line is not None:
-            return f"line {line} of the configuration says so"
+        line, said = self.lines.get(symbol.name, (0, ""))
+        if symbol.visibility and line:
+            # m becomes y where modules are off, a number its bound.
+            word = "so" if said == symbol.str_value else (said or "nothing")
+            return f"line {line} of the configuration says {word}"
         if symbol.visibility and symbol.user_value is not None and not self.lines:
             return "the configuration says so"
         for value, condition in symbol.defaults:

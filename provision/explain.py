@@ -38,7 +38,8 @@ def explain(
             arch = arch or read.arch
             text = lint_tree.as_text(read)
             version = tree.kernel_version(directory).numbers
-            lines = {name: entry.line for name, entry in read.values(version).items()}
+            given = read.values(version)
+            lines = {name: (entry.line, entry.value) for name, entry in given.items()}
         arch = lint_tree.arch_of(directory, arch)
         kconf = tree.load(directory, arch, shell=shell)
         chosen = [_symbol(kconf, name, directory) for name in symbols]

@@ -58,7 +58,7 @@ def text_of(where: Path, config: str, name: str, kconfig: str = CHAIN) -> str:
     given = where / "given"
     given.write_text(config)
     targets.oldconfig(kconf, given)
-    return describe.as_text(describe.describe(kconf.syms[name], {"A": 7}))
+    return describe.as_text(describe.describe(kconf.syms[name], {"A": (7, "n")}))
 
 
 def test_the_chain_goes_down_to_the_configuration(tmp_path: Path) -> None:
@@ -86,6 +86,14 @@ def test_a_way_never_forces_a_symbol_against_its_dependencies(tmp_path: Path) ->
     said = text_of(tmp_path, "", "F")
     assert "it has no prompt" not in said and "needs G, which is n" in said
     assert "--set E=y" in said and "--set G=y" in said
+
+
+def test_a_line_that_says_something_else(tmp_path: Path) -> None:
+    kconf = tree.load(small_trees.make(tmp_path, CHAIN, (2, 6, 30)), "x86_64")
+    (tmp_path / "given").write_text("CONFIG_A=y\nCONFIG_B=m\n# CONFIG_MODULES is not set\n")
+    targets.oldconfig(kconf, tmp_path / "given")
+    found = describe.describe(kconf.syms["B"], {"B": (2, "m")}, [])
+    assert found.value == "y" and found.why[0].text == "line 2 of the configuration says m"
 
 
 def test_a_number_has_a_reason_and_no_way(tmp_path: Path) -> None:
