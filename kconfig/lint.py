@@ -50,8 +50,10 @@ def spelling(subject: Subject) -> list[Finding]:
     """Return a finding for each line that is not what it seems to be."""
     return [
         Finding(
-            "config/spelling", p.severity, p.symbol, f"`{p.have}`", "", p.why, CONFDATA, p.fix,
-            subject.config.name, p.line,
+            "config/spelling", p.severity, p.symbol, f"`{p.have}`", "", p.why,
+            # The kernel knows no comments of ours.
+            "" if "krg-lint" in p.have else CONFDATA,
+            p.fix, subject.config.name, p.line,
         )
         for p in subject.config.problems
     ]  # fmt: skip
