@@ -5,9 +5,10 @@ Kconfiglib follows the kernel's own program (scripts/kconfig/conf) as it was aro
 Linux 5.0. Each ``Rule`` is one way in which the program of other kernels differs in
 what it reads, computes or writes; the module named does what the rule says.
 
-Versions up to 2.6.30 come from the history of scripts/kconfig. Of later ones only 6.1
-and 6.12 were compared: a change between 2.6.30 and 6.1, or between 6.1 and 6.12, is dated
-by what is known of it, and may be off by some releases. How the text of Kconfig files
+Dates up to 2.6.30 are those at which the programs of v2.6.20 to v2.6.30 change, one by one
+(tests/kconfig_rules.toml). Later ones are from memory: that a change lies between 2.6.30
+and 6.1, or between 6.1 and 6.12, was compared; the release in between was not.
+How the text of Kconfig files
 is bridged is in kconfig/bridge.py.
 """
 
@@ -57,6 +58,14 @@ FORGETS_INVISIBLE = Rule(
     "the whole file agrees with the tree.",
     until=(2, 6, 23),
 )
+DOUBTED_CHOICES = Rule(
+    "doubted-choices",
+    "reading",
+    "A choice of which a visible member has no value loses the mode it had in the file once "
+    "something changes, and is asked for again; later defconfig gives back its mode to one "
+    "that was given both m and y.",
+    until=(3, 12, 0),
+)
 LOOPS = Rule(
     "loops",
     "tree",
@@ -68,14 +77,14 @@ CAPPED_DEFAULTS = Rule(
     "capped-defaults",
     "values",
     "When a symbol is visible or selected its default is capped by its visibility, else by "
-    "nothing; later by the default's own condition. A bool in a tristate choice can be had "
-    "while the choice is m.",
+    "nothing; later by the default's own condition.",
     until=(2, 6, 25),
 )
 EARLY_VALUES = Rule(
     "early-values",
     "values",
-    "= and != compare text, never numbers; a choice at y may have a member that could only "
+    "= and != compare text, never numbers; an invisible symbol is written when a default is "
+    "in force, be it n; a choice at y may have a member that could only "
     "be m; a tristate member is a bool only while it is fully visible.",
     until=(2, 6, 37),
 )
@@ -113,12 +122,26 @@ WALK = Rule(
     "is final; later everything is set at once.",
     until=(2, 6, 27),
 )
+FRESH_DEFCONFIG = Rule(
+    "fresh-defconfig",
+    "targets",
+    "Without a walk, defconfig computes every value anew after reading; in 2.6.27 values stay "
+    "as they were when the file was read.",
+    since=(2, 6, 28),
+)
 ANSWERS_KNOWN = Rule(
     "answers-known",
     "walk",
     "oldconfig sets again what it knows already, by which a hex value gets its 0x; later "
     "only what is new.",
     until=(2, 6, 23),
+)
+FIRST_BELOW = Rule(
+    "first-below",
+    "walk",
+    "Of the questions below a member of a choice only the first is asked with it; one that has "
+    "no answer is then asked for without end.",
+    until=(2, 6, 25),
 )
 ASKS = Rule(
     "asks",
@@ -129,10 +152,14 @@ ASKS = Rule(
 WRITES_MORE = Rule(
     "writes-more",
     "write",
-    "`is not set` is also written for invisible symbols with an active default and for hidden "
-    "members of a visible choice, and the list of default configurations is written; there "
-    "are no `# end of` comments.",
+    "Hidden members of a choice that was visible once are written too.",
     until=(2, 6, 37),
+)
+END_COMMENTS = Rule(
+    "end-comments",
+    "write",
+    "A menu ends with a comment `# end of`; what is written next comes after a blank line.",
+    since=(5, 2, 0),
 )
 SHELL = Rule("shell", "shell", "Kconfig files run commands while they are read.", since=(4, 18, 0))
 

@@ -77,16 +77,24 @@ class Oracle:
             "LC_ALL": "C",
             "KRG_ANSWERS": str(self.scratch.parent / "answers"),
         }
-        done = subprocess.run(
-            [str(self.program), *options, trees.start(self.tree, self.arch)],
-            cwd=self.scratch,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=_TIME,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [str(self.program), *options, trees.start(self.tree, self.arch)],
+                cwd=self.scratch,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=_TIME,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise KconfigError(
+                f"{self.tree}: conf {options[0]} did not end within {_TIME} s; it may ask for ever"
+            ) from error
+        if done.returncode < 0:
+            crash = f"crashed (signal {-done.returncode})"
+            raise KconfigError(f"{self.tree}: conf {options[0]} {crash}")
         if done.returncode:
             last = done.stderr.decode("latin-1").strip().splitlines()[-3:]
             raise KconfigError(f"{self.tree}: conf {options[0]} failed: {' '.join(last)}")

@@ -17,7 +17,7 @@ from kconfiglib import BOOL, HEX, INT, STRING, TRISTATE
 
 from kconfig import dialect
 from kconfig.dialect import Version
-from kconfig.values import bounds
+from kconfig.values import bounds, number
 
 _LEVELS = {"n": 0, "m": 1, "y": 2}
 _UNSET = re.compile(r"#(.)CONFIG_([^ ]*) is not set([^\r\n]*)")
@@ -36,8 +36,10 @@ def forget(kconf: kconfiglib.Kconfig, *, known: bool = True) -> None:
         symbol.user_value = None
     for choice in kconf.unique_choices:
         choice.user_value, choice.user_selection = (0 if known else None), None
+    kconf.modules_unasked = False
     kconf.shown_choices.clear()
     kconf.doubted_choices.clear()
+    kconf.odd_choices.clear()
     kconf.turns.clear()
     kconf._invalidate_all()
 
@@ -79,6 +81,7 @@ def read(kconf: kconfiglib.Kconfig, lines: Iterable[str], version: Version) -> N
         if choice is not None and symbol.user_value:
             _take(symbol, first_wins, odd)
     for choice in odd:
+        kconf.odd_choices[choice] = choice.user_value
         choice.user_value = None
     kconf._invalidate_all()
 
@@ -126,31 +129,60 @@ def settle(kconf: Any, version: Version) -> None:
     if dialect.ZERO_NUMBERS.holds(version):
         return
     at_once = dialect.FORGETS_INVISIBLE.holds(version)
+    outside = _clamped(kconf)
     agrees = True
-    for symbol in kconf.unique_defined_syms:
-        if agrees and not at_once:
-            agrees = _agrees(symbol)
-    for choice in kconf.unique_choices:
+    for symbol in _in_turn(kconf) if at_once else kconf.unique_defined_syms:
+        agrees = _agrees(symbol) and symbol not in outside and agrees
+        if at_once:
+            _forget(symbol, symbol.visibility == 0, outside)
+    for choice in kconf.unique_choices if dialect.DOUBTED_CHOICES.holds(version) else ():
         # Asked for its value even if nothing depends on it: it may be shown.
         if choice.visibility == 0 and at_once:
             kconf.doubted_choices.add(choice)
         if any(s.user_value is None and s.visibility for s in choice.syms):
             kconf.doubted_choices.add(choice)
+    for symbol in () if at_once else kconf.unique_defined_syms:
+        _forget(symbol, symbol.visibility == 0 and agrees, outside)
+        agrees = agrees and symbol not in outside
+
+
+def _clamped(kconf: Any) -> set[Any]:
+    """Put numbers that are out of range at their bounds for now; return their symbols."""
+    outside = set()
     for symbol in kconf.unique_defined_syms:
-        if symbol.user_value is None or symbol.choice is not None:
+        if symbol.orig_type not in (INT, HEX) or symbol.user_value is None:
             continue
-        if symbol.visibility == 0 and (at_once or agrees):
-            symbol.user_value = None
-        elif symbol.orig_type in (INT, HEX) and not within(symbol, symbol.user_value):
-            symbol.user_value = None
+        limits = bounds(symbol)
+        value = number(symbol.user_value, 10 if symbol.orig_type is INT else 16)
+        if limits is not None and not limits[0] <= value <= limits[1]:
+            nearest = limits[0] if value < limits[0] else limits[1]
+            symbol.user_value = str(nearest) if symbol.orig_type is INT else hex(nearest)
             symbol._rec_invalidate()
-            agrees = False
+            outside.add(symbol)
+    return outside
+
+
+def _forget(symbol: Any, invisible: bool, outside: set[Any]) -> None:
+    if symbol in outside:
+        symbol.user_value = None
+        # What was computed from it stays, until something else changes.
+        symbol._invalidate()
+    elif invisible and symbol.choice is None:
+        symbol.user_value = None
+
+
+def _in_turn(kconf: Any) -> list[Any]:
+    """Return the symbols in the order of the program's table of names."""
+    return sorted(kconf.unique_defined_syms, key=lambda symbol: sum(map(ord, symbol.name)) & 255)
 
 
 def reconsider(kconf: kconfiglib.Kconfig) -> None:
-    """Let choices in doubt lose their mode; everything is computed anew."""
+    """Compute everything anew: choices in doubt lose their mode, later odd ones get it back."""
     for choice in kconf.doubted_choices:
         choice.user_value = None
+    if not dialect.DOUBTED_CHOICES.holds(kconf.version):
+        for choice, mode in kconf.odd_choices.items():
+            choice.user_value = mode
     kconf._invalidate_all()
 
 

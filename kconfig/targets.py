@@ -20,8 +20,8 @@ def defconfig(kconf: kconfiglib.Kconfig, path: Path) -> str:
     kconf.load_config(str(path), replace=True)
     reading.settle(kconf, kconf.version)
     if dialect.WALK.holds(kconf.version):
-        walk(kconf, kconf.version)
-    else:
+        walk(kconf, kconf.version, "again")
+    elif dialect.FRESH_DEFCONFIG.holds(kconf.version):
         reading.reconsider(kconf)
     return body(kconf, kconf.version)
 
@@ -39,6 +39,8 @@ def allconfig(kconf: kconfiglib.Kconfig, answer: str) -> str:
     """Answer every question with n, m or y as far as it goes; return the .config."""
     reading.forget(kconf, known=False)
     if dialect.WALK.holds(kconf.version):
+        # The program takes modules for off until an answer changes a value.
+        kconf.modules_unasked = True
         walk(kconf, kconf.version, answer)
         return body(kconf, kconf.version)
     level = _LEVELS[answer]

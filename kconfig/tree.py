@@ -68,10 +68,13 @@ class _Kconfig(Quick):
         self.version = version
         self.keeps_help = keeps_help
         self._shell = shell
-        # Choices that were visible once, and choices to be asked again: see kconfig.values
-        # and kconfig.reading. In which order the members of choices were given values.
+        # Choices that were visible once, choices to be asked again, and choices given modes
+        # that contradict: see kconfig.values and kconfig.reading. Whether a walk does not
+        # know yet if modules are on. In which order members of choices were given values.
         self.shown_choices: set[Any] = set()
         self.doubted_choices: set[Any] = set()
+        self.odd_choices: dict[Any, int] = {}
+        self.modules_unasked = False
         self.turns: dict[Any, dict[Any, None]] = {}
         try:
             super().__init__(filename, warn=False)
@@ -80,6 +83,23 @@ class _Kconfig(Quick):
                 f"{self.filename}:{self.linenr}: nested too deeply, or a loop"
             ) from error
         rules.adopt(self, version)
+
+    def _tokenize(self, s: str) -> Any:
+        # The program fills in $NAME in the names of files only.
+        names = os.path.expandvars if s.lstrip().startswith("source") else str
+        kconfiglib.expandvars = names
+        return super()._tokenize(s)
+
+    def _expand_macro(self, s: str, i: int, args: tuple[str, ...]) -> tuple[str, int]:
+        if dialect.SHELL.holds(self.version):
+            expanded: tuple[str, int] = super()._expand_macro(s, i, args)
+            return expanded
+        return s, i + len("$(")  # an old tree has no macros, and runs nothing
+
+    def _parse_assignment(self, s: str) -> None:
+        if not dialect.SHELL.holds(self.version):
+            self._parse_error("syntax error")
+        super()._parse_assignment(s)
 
     def _fn_val(self, args: list[str]) -> str:
         if args[0] == "shell" and len(args) == 2:
@@ -140,6 +160,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
             yield
         finally:
             kconfiglib._UNAME_RELEASE = running
+            kconfiglib.expandvars = os.path.expandvars
             for name, value in former.items():
                 if value is None:
                     os.environ.pop(name, None)

@@ -63,11 +63,14 @@ def truth(expression: Any) -> int:  # noqa: PLR0911 # one for each operator
         return int(expression.tri_value)
     operator = expression[0]
     if operator is AND:
-        first = truth(expression[1])
-        return min(first, truth(expression[2])) if first else 0
+        # Both sides, as the program does: looking at a choice has an effect. And so has
+        # asking if modules are on, which only a literal m (now m && MODULES) does.
+        right = expression[2]
+        if right.__class__ is not tuple and right is right.kconfig.modules:
+            right.kconfig.modules_unasked &= expression[1] is not right.kconfig.m
+        return min(truth(expression[1]), truth(right))
     if operator is OR:
-        first = truth(expression[1])
-        return max(first, truth(expression[2])) if first < 2 else 2
+        return max(truth(expression[1]), truth(expression[2]))
     if operator is NOT:
         return 2 - truth(expression[1])
     same = bool(expression[1].str_value == expression[2].str_value)
@@ -77,6 +80,11 @@ def truth(expression: Any) -> int:  # noqa: PLR0911 # one for each operator
         return 2 * (not same)
     value: int = expr_value(expression)
     return value
+
+
+def modules_on(kconf: Any) -> bool:
+    """Return whether there are modules, as far as an old program knows."""
+    return bool(not kconf.modules_unasked and kconf.modules.tri_value)
 
 
 def without_not_n(expression: Any, kconf: kconfiglib.Kconfig) -> Any:
@@ -115,6 +123,8 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
     @property
     def visibility(self) -> int:
         """The highest value a user can give."""
+        if self._cached_vis is None and self._cached_tri_val is None:
+            self.tri_value  # noqa: B018 # works out both, and ends loops
         if self._cached_vis is None:
             self._cached_vis = self._visible()
         return self._cached_vis
@@ -124,7 +134,7 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
         for node in self.nodes:
             if node.prompt:
                 level = max(level, truth(node.prompt[1]))
-        if level == 1 and (self.orig_type is not TRISTATE or not self.kconfig.modules.tri_value):
+        if level == 1 and (self.orig_type is not TRISTATE or not modules_on(self.kconfig)):
             level = 2
         choice = self.choice
         if (
@@ -140,7 +150,7 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
     def type(self) -> int:
         """The type in force: a tristate is a bool without modules, or in a choice at y."""
         if self.orig_type is TRISTATE and (
-            (self.choice is not None and self.visibility == 2) or not self.kconfig.modules.tri_value
+            (self.choice is not None and self.visibility == 2) or not modules_on(self.kconfig)
         ):
             return int(BOOL)
         return int(self.orig_type)
@@ -149,12 +159,11 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
     def tri_value(self) -> int:
         """0, 1 or 2."""
         if self._cached_tri_val is None:
-            if self.orig_type not in _TRUTH:
-                self._cached_tri_val = 0
-                return 0
-            visible = self.visibility
             # What a symbol is to those that are asked for its value and need it themselves.
             self._cached_tri_val = 0
+            if self.orig_type not in _TRUTH:
+                return 0
+            visible = self.visibility
             if self.choice is not None and visible == 2:
                 self._cached_tri_val = 2 if self.choice.selection is self else 0
             else:
@@ -200,7 +209,7 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
 
     def _text(self, visible: int) -> str:
         self._write_to_conf = visible != 0
-        limits = bounds(self) if self.ranges else None
+        limits = bounds(self) if self.orig_type in _BASE else None
         base = _BASE.get(self.orig_type, 10)
         if visible and self.user_value is not None:
             text = str(self.user_value)
@@ -223,15 +232,6 @@ class _CappedSymbol(_EarlySymbol):
 
     __slots__: tuple[str, ...] = tuple()
     __class__ = kconfiglib.Symbol
-
-    def _visible(self) -> int:
-        level = 0
-        for node in self.nodes:
-            if node.prompt:
-                level = max(level, truth(node.prompt[1]))
-        if level == 1 and (self.orig_type is not TRISTATE or not self.kconfig.modules.tri_value):
-            return 2
-        return level
 
     def _truth(self, visible: int) -> int:
         selected = self.selected
@@ -396,6 +396,13 @@ class _EarlyChoice(kconfiglib.Choice):  # type: ignore[misc]
     __slots__: tuple[str, ...] = tuple()
     __class__ = kconfiglib.Choice
     _cached_vis: int | None
+
+    @property
+    def type(self) -> int:
+        """The type in force: a tristate is a bool without modules."""
+        if self.orig_type is TRISTATE and not modules_on(self.kconfig):
+            return int(BOOL)
+        return int(self.orig_type)
 
     @property
     def visibility(self) -> int:

@@ -26,7 +26,8 @@ _ROUNDS = 100
 def walk(kconf: kconfiglib.Kconfig, version: Version, answer: str = "") -> None:
     """Ask every question that has no answer yet, until none is left.
 
-    :param answer: n, m, y, or nothing for the value shown.
+    :param answer: n, m or y; nothing for the value shown; "again" for that, set once
+        more where there is an answer already (defconfig).
     """
     walker = _Walk(kconf, version, answer)
     walker.ask(kconf.top_node)
@@ -38,8 +39,10 @@ def walk(kconf: kconfiglib.Kconfig, version: Version, answer: str = "") -> None:
 class _Walk:
     def __init__(self, kconf: Any, version: Version, answer: str) -> None:
         self.kconf = kconf
-        self.answer = answer
+        self.answer = "" if answer == "again" else answer
         self.again = dialect.ANSWERS_KNOWN.holds(version)
+        self.texts_again = self.again or answer == "again"
+        self.first_below = dialect.FIRST_BELOW.holds(version)
 
     # What there is to ask
 
@@ -50,9 +53,8 @@ class _Walk:
         item = node.item
         if item is MENU or item is COMMENT:
             return bool(truth(node.dep))
+        item.visibility  # noqa: B018 # the program looks, which has effects
         if truth(node.prompt[1]):
-            if item.__class__ is kconfiglib.Choice:
-                item.visibility  # noqa: B018 # looking at a choice has an effect
             return True
         if item.tri_value == 0:
             return False
@@ -106,7 +108,7 @@ class _Walk:
         return found
 
     def _ask_text(self, symbol: Any) -> None:
-        if not self.again and (self.has_value(symbol) or not self.changeable(symbol)):
+        if not self.texts_again and (self.has_value(symbol) or not self.changeable(symbol)):
             return
         text = symbol.str_value
         if symbol.orig_type is not STRING and not within(symbol, text):
@@ -184,7 +186,7 @@ class _Walk:
             return
         self._set(child.item, 2)
         below = list(_children(child))
-        for inner in below[:1] if self.again else below:
+        for inner in below[:1] if self.first_below else below:
             self.ask(inner)
 
     def _changed(self, item: Any) -> None:
@@ -194,6 +196,9 @@ class _Walk:
                 choice.user_value = None
                 choice._rec_invalidate()
         item._rec_invalidate()
+        if self.kconf.modules_unasked:
+            self.kconf.modules_unasked = False
+            self.kconf._invalidate_all()
 
 
 def _children(node: Any) -> Iterator[Any]:

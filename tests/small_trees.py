@@ -37,9 +37,9 @@ class Dice:
 
     def text(self) -> str:
         """Return the Kconfig."""
-        modules = "\tmodules\n" if self.version >= (5, 14, 0) else "\toption modules\n"
+        modules = "\tmodules\n" if self.version >= (5, 14, 0) else ""
         prompt = '\tbool "modules"\n'
-        if self.version >= (2, 6, 25) and self.maybe(0.5):
+        if self.maybe(0.5):
             prompt += "\tdefault y\n"
         self.lines.append(f"config MODULES\n{prompt}{modules}")
         self.truths.append("MODULES")
@@ -127,12 +127,14 @@ class Dice:
                 "hex": lambda: self.dice.choice(["0x9", "0x10", "20", "0x3f"]),
                 "string": lambda: self.dice.choice(['""', '"a"', '"b c"']),
             }[kind]()
-            if kind in ("int", "hex") and self.maybe(0.15):
+            # What another number is may be nothing, and then old programs ask for ever.
+            answered = not prompt or self.version >= (2, 6, 37)
+            if kind in ("int", "hex") and answered and self.maybe(0.15):
                 same = [n for n, of in self.texts if of == kind]
                 value = self.dice.choice(same) if same else value
             lines.append(f"\tdefault {value}{self.condition()}")
         if kind in ("int", "hex") and self.version < (2, 6, 37):
-            # Asked for a number without a default, these programs ask for ever.
+            # They do so for a number without a default, too.
             lines.append(f"\tdefault {'8' if kind == 'int' else '0x10'}")
         if kind in ("int", "hex") and self.maybe(0.5):
             low, high = ("4", "64") if kind == "int" else ("0x8", "0x40")
