@@ -80,11 +80,23 @@ def gpg(runner: Runner, key: Key) -> Iterator[Gpg]:
         yield Gpg(runner, None, key.passphrase_file)
         return
     with _short(key.home.absolute()) as home:
+        _forget_agents(home)
         try:
             yield Gpg(runner, home, None)
         finally:
             argv = ["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"]
             runner.run(argv, timeout=60, check=False)
+            _forget_agents(home)
+
+
+def _forget_agents(home: Path) -> None:
+    """Remove the sockets of agents that are ending, or that a killed run has left.
+
+    Such an agent still answers, and knows no key: it looks for them by a path that has gone.
+    Without its socket it ends by itself, and gpg starts another.
+    """
+    for socket in home.glob("S.*"):
+        socket.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -110,10 +122,6 @@ def make(runner: Runner, home: Path) -> Key:
         run.run(
             "--quick-gen-key", "krg-provision package repository", f"rsa{_BITS}", "sign", "never"
         )
-    # The agent that was told to end may take its time. Under the new name it would still
-    # answer, and know no key: it looks for them where they were.
-    for socket in new.glob("S.*"):
-        socket.unlink(missing_ok=True)
     new.rename(home)
     return made(runner, home)
 
