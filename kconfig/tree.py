@@ -19,7 +19,7 @@ from typing import Any
 
 import kconfiglib
 
-from kconfig import dialect, reading
+from kconfig import dialect, limits, reading
 from kconfig import shell as shells
 from kconfig import values as rules
 from kconfig.bridge import bridge
@@ -71,8 +71,17 @@ class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no t
         self.odd_choices: dict[Any, int] = {}
         self.modules_unasked = False
         self.turns: dict[Any, dict[Any, None]] = {}
-        super().__init__(filename, warn=False)
+        self._expansions = 0
+        try:
+            super().__init__(filename, warn=False)
+        except limits.STUMBLES as error:
+            raise KconfigError(f"{self._here()}: cannot be read as Kconfig ({error})") from error
+        except RecursionError as error:
+            raise KconfigError(f"{self._here()}: nested too deeply to be read") from error
         rules.adopt(self, version)
+
+    def _here(self) -> str:
+        return f"{self.filename or 'Kconfig'}:{self.linenr or 0}"
 
     def _tokenize(self, s: str) -> Any:
         # The program fills in $NAME in the names of files only.
@@ -82,6 +91,9 @@ class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no t
 
     def _expand_macro(self, s: str, i: int, args: tuple[str, ...]) -> tuple[str, int]:
         if dialect.SHELL.holds(self.version):
+            self._expansions += 1
+            if self._expansions > limits.EXPANSIONS or len(s) > limits.EXPANDED:
+                self._parse_error("macros without end")
             expanded: tuple[str, int] = super()._expand_macro(s, i, args)
             return expanded
         return s, i + len("$(")  # an old tree has no macros, and runs nothing
@@ -126,8 +138,7 @@ class _Kconfig(kconfiglib.Kconfig):  # type: ignore[misc] # the library has no t
     def _open(self, filename: str, mode: str) -> Any:
         if mode != "r":
             return super()._open(filename, mode)
-        with Path(filename).open(encoding="latin-1", newline=None) as stream:
-            text = stream.read()
+        text = limits.text_of(filename, self.srctree)
         name = os.path.relpath(filename, self.srctree) if self.srctree else filename
         return io.StringIO(bridge(name, text))
 
@@ -205,7 +216,7 @@ def load(tree: Path, arch: str, *, shell: bool = True) -> kconfiglib.Kconfig:
     with _environment(values):
         try:
             return _Kconfig(first, version.numbers, runs)
-        except (kconfiglib.KconfigError, OSError, RecursionError) as error:
-            raise KconfigError(f"{tree}: {str(error).strip()}") from error
+        except (kconfiglib.KconfigError, KconfigError, OSError) as error:
+            raise KconfigError(f"{tree}: {limits.one_line(error)}") from error
         finally:
             runs.close()
