@@ -7,7 +7,6 @@ arch/ARCH/Kconfig (the kernel's own scripts/kconfig/Makefile does the same).
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 
 import kconfiglib
 
-from kconfig import dialect, garbage, reading
+from kconfig import dialect, garbage, limits, reading
 from kconfig import shell as shells
 from kconfig import values as rules
 from kconfig.bridge import bridge
@@ -76,13 +75,17 @@ class _Kconfig(Quick):
         self.odd_choices: dict[Any, int] = {}
         self.modules_unasked = False
         self.turns: dict[Any, dict[Any, None]] = {}
+        self._expansions = 0
         try:
             super().__init__(filename, warn=False)
+        except limits.STUMBLES as error:
+            raise KconfigError(f"{self._here()}: cannot be read as Kconfig ({error})") from error
         except RecursionError as error:
-            raise kconfiglib.KconfigError(
-                f"{self.filename}:{self.linenr}: nested too deeply, or a loop"
-            ) from error
+            raise KconfigError(f"{self._here()}: nested too deeply to be read") from error
         rules.adopt(self, version)
+
+    def _here(self) -> str:
+        return f"{self.filename or 'Kconfig'}:{self.linenr or 0}"
 
     def _tokenize(self, s: str) -> Any:
         # The program fills in $NAME in the names of files only.
@@ -92,6 +95,9 @@ class _Kconfig(Quick):
 
     def _expand_macro(self, s: str, i: int, args: tuple[str, ...]) -> tuple[str, int]:
         if dialect.SHELL.holds(self.version):
+            self._expansions += 1
+            if self._expansions > limits.EXPANSIONS or len(s) > limits.EXPANDED:
+                self._parse_error("macros without end")
             expanded: tuple[str, int] = super()._expand_macro(s, i, args)
             return expanded
         return s, i + len("$(")  # an old tree has no macros, and runs nothing
@@ -136,14 +142,8 @@ class _Kconfig(Quick):
     def _open(self, filename: str, mode: str) -> Any:
         if mode != "r":
             return super()._open(filename, mode)
-        # As text, and with os.path.relpath, this takes a tenth of the time of a load.
-        path = Path(filename)
-        if not path.is_file() and path.exists():
-            # A named pipe would be waited for without end, a device read without end.
-            raise OSError(errno.EINVAL, "not a regular file", filename)
-        text = path.read_bytes().decode("latin-1")
-        if "\r" in text:
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = limits.text_of(filename, self.srctree)
+        # os.path.relpath would take a tenth of the time of a load.
         return io.StringIO(bridge(filename.removeprefix(f"{self.srctree}/"), text))
 
 
@@ -246,8 +246,7 @@ def load(
     with _environment(values), garbage.kept():
         try:
             return _Kconfig(first, version.numbers, runs, help_texts)
-        except (kconfiglib.KconfigError, OSError, RecursionError) as error:
-            text = " ".join(str(error).split())
-            raise KconfigError(f"{tree}: {text}") from error
+        except (kconfiglib.KconfigError, KconfigError, OSError) as error:
+            raise KconfigError(f"{tree}: {limits.one_line(error)}") from error
         finally:
             runs.close()

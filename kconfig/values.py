@@ -125,8 +125,11 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
         """The highest value a user can give."""
         if self._cached_vis is None and self._cached_tri_val is None:
             self.tri_value  # noqa: B018 # works out both, and ends loops
-        if self._cached_vis is None:
-            self._cached_vis = self._visible()
+        return self._cached_vis if self._cached_vis is not None else self.look()
+
+    def look(self) -> int:
+        """Work out the visibility alone, as a choice does of its members."""
+        self._cached_vis = self._visible()
         return self._cached_vis
 
     def _visible(self) -> int:
@@ -438,15 +441,15 @@ class _EarlyChoice(kconfiglib.Choice):  # type: ignore[misc]
     def _selection(self) -> Any:
         if self.tri_value != 2:
             return None
-        if self.user_selection is not None and self.user_selection.visibility:
+        if self.user_selection is not None and self.user_selection.look():
             return self.user_selection
         return self._selection_from_defaults()
 
     def _selection_from_defaults(self) -> Any:
         for symbol, condition in self.defaults:
-            if truth(condition) and symbol.visibility:
+            if truth(condition) and symbol.look():
                 return symbol
-        return next((symbol for symbol in self.syms if symbol.visibility), None)
+        return next((symbol for symbol in self.syms if symbol.look()), None)
 
 
 def number(text: str, base: int) -> int:

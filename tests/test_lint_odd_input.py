@@ -125,10 +125,10 @@ def test_a_value_as_long_as_a_book(tmp_path: Path) -> None:
     [
         ("config A\n\tbool\n\tfoo bar\n", "Kconfig:3: error: couldn't parse 'foo bar'"),
         ('source "Kconfig"\n', "Kconfig:1: recursive 'source' of 'Kconfig' detected"),
-        ('source "pipe"\n', "not a regular file"),
+        ('source "pipe"\n', "no regular file"),
         ('source "nothing"\n', "Kconfig:1: 'nothing' not found"),
         ('menu "x"\n', "expected 'endmenu' at end of 'arch/x86/Kconfig'"),
-        ("if A\n" * 5000, "nested too deeply, or a loop"),
+        ("if A\n" * 5000, "nested too deeply"),
         ("config A\n\tdefault y if " + "(" * 9999 + "A" + ")" * 9999, "Kconfig:2: nested too deep"),
     ],
     ids=["syntax", "loop", "pipe", "missing", "open", "deep", "parentheses"],
