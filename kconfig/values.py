@@ -123,13 +123,10 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
     @property
     def visibility(self) -> int:
         """The highest value a user can give."""
-        if self._cached_vis is None and self._cached_tri_val is None:
-            self.tri_value  # noqa: B018 # works out both, and ends loops
-        return self._cached_vis if self._cached_vis is not None else self.look()
-
-    def look(self) -> int:
-        """Work out the visibility alone, as a choice does of its members."""
-        self._cached_vis = self._visible()
+        if self._cached_vis is None:
+            # What is told who asks while the answer is being worked out: loops end.
+            self._cached_vis = 0
+            self._cached_vis = self._visible()
         return self._cached_vis
 
     def _visible(self) -> int:
@@ -162,11 +159,12 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
     def tri_value(self) -> int:
         """0, 1 or 2."""
         if self._cached_tri_val is None:
-            # What a symbol is to those that are asked for its value and need it themselves.
-            self._cached_tri_val = 0
             if self.orig_type not in _TRUTH:
+                self._cached_tri_val = 0
                 return 0
             visible = self.visibility
+            # What a symbol is to those that are asked for its value and need it themselves.
+            self._cached_tri_val = 0
             if self.choice is not None and visible == 2:
                 self._cached_tri_val = 2 if self.choice.selection is self else 0
             else:
@@ -441,15 +439,15 @@ class _EarlyChoice(kconfiglib.Choice):  # type: ignore[misc]
     def _selection(self) -> Any:
         if self.tri_value != 2:
             return None
-        if self.user_selection is not None and self.user_selection.look():
+        if self.user_selection is not None and self.user_selection.visibility:
             return self.user_selection
         return self._selection_from_defaults()
 
     def _selection_from_defaults(self) -> Any:
         for symbol, condition in self.defaults:
-            if truth(condition) and symbol.look():
+            if truth(condition) and symbol.visibility:
                 return symbol
-        return next((symbol for symbol in self.syms if symbol.look()), None)
+        return next((symbol for symbol in self.syms if symbol.visibility), None)
 
 
 def number(text: str, base: int) -> int:
