@@ -157,8 +157,9 @@ def _clamped(kconf: Any) -> set[Any]:
         if limits is not None and not limits[0] <= value <= limits[1]:
             nearest = limits[0] if value < limits[0] else limits[1]
             symbol.user_value = str(nearest) if symbol.orig_type is INT else hex(nearest)
-            symbol._rec_invalidate()
             outside.add(symbol)
+    # The program has not looked at anything yet; in a loop it matters who is first.
+    kconf._invalidate_all()
     return outside
 
 
@@ -172,8 +173,12 @@ def _forget(symbol: Any, invisible: bool, outside: set[Any]) -> None:
 
 
 def _in_turn(kconf: Any) -> list[Any]:
-    """Return the symbols in the order of the program's table of names."""
-    return sorted(kconf.unique_defined_syms, key=lambda symbol: sum(map(ord, symbol.name)) & 255)
+    """Return the symbols in the order of the program's table of names.
+
+    It has 256 lists; in each of them the name met last in the Kconfig files comes first.
+    """
+    met = [symbol for symbol in reversed(kconf.syms.values()) if symbol.nodes]
+    return sorted(met, key=lambda symbol: sum(map(ord, symbol.name)) & 255)
 
 
 def reconsider(kconf: kconfiglib.Kconfig) -> None:

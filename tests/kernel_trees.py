@@ -22,6 +22,11 @@ ARCHIVES = {
     "2.6.30": "linux-2.6.30.tar.gz",
     "kerrighed-3.0.0": "kerrighed-kernel-3.0.0.tar.gz",
 }
+_ENABLE = {
+    "2.6.20": "krg-provision fetch",
+    "2.6.30": "in a clone of Linux, git archive --prefix=linux-2.6.30/ -o FILE v2.6.30",
+    "kerrighed-3.0.0": "put the kernel archive of Kerrighed 3.0.0 there",
+}
 _WANTED = re.compile(
     r"[^/]+/(Makefile|scripts/.*|arch/[^/]+/(defconfig|configs/[^/]*)|(.*/)?Kconfig[^/]*)"
 )
@@ -46,7 +51,7 @@ def from_cache(name: str, sources: Path, target: Path) -> Path:
     """Unpack one of ARCHIVES; skip when it is not in ``sources``."""
     archive = sources / ARCHIVES[name]
     if not archive.is_file():
-        pytest.skip(f"no {archive.name} in {sources}; enable by putting it there")
+        pytest.skip(f"no {archive.name} in {sources}; enable: {_ENABLE[name]}")
     return unpack(archive, target)
 
 
