@@ -69,7 +69,8 @@ def cases(
         given.write_text(text, "latin-1")
         yield Case(row, name, text, theirs, targets.oldconfig(kconf, given))
         if saves:
-            ours = targets.savedefconfig(kconf)
+            given.write_text(theirs, "latin-1")
+            ours = targets.savedefconfig(kconf, given)
             yield Case("savedefconfig", name, text, judge.savedefconfig(theirs), ours)
 
     for path in defconfigs(judge.tree, judge.arch):

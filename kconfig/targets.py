@@ -54,7 +54,10 @@ def allconfig(kconf: kconfiglib.Kconfig, answer: str) -> str:
     return body(kconf, kconf.version)
 
 
-def savedefconfig(kconf: kconfiglib.Kconfig) -> str:
-    """Return the smallest configuration that becomes the present one."""
+def savedefconfig(kconf: kconfiglib.Kconfig, path: Path) -> str:
+    """Read a .config; return the smallest configuration that becomes what it holds."""
+    kconf.load_config(str(path), replace=True)
+    reading.settle(kconf, kconf.version)
+    kconf._invalidate_all()
     text: str = kconf._min_config_contents("")
     return text

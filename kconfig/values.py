@@ -123,16 +123,21 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
     @property
     def visibility(self) -> int:
         """The highest value a user can give."""
-        if self._cached_vis is None:
-            # What is told who asks while the answer is being worked out: loops end.
-            self._cached_vis = 0
-            self._cached_vis = self._visible()
+        if self._cached_vis is None and self._cached_tri_val is None:
+            self.tri_value  # noqa: B018 # works out both, and ends loops
+        return self._cached_vis if self._cached_vis is not None else self.look()
+
+    def look(self) -> int:
+        """Work out the visibility alone, as a choice does of its members."""
+        self._cached_vis = self._visible()
         return self._cached_vis
 
     def _visible(self) -> int:
         level = 0
         for node in self.nodes:
             if node.prompt:
+                if self.choice is not None:
+                    self.choice.tri_value  # noqa: B018 # the program looks at it first
                 level = max(level, truth(node.prompt[1]))
         if level == 1 and (self.orig_type is not TRISTATE or not modules_on(self.kconfig)):
             level = 2
@@ -397,6 +402,7 @@ class _EarlyChoice(kconfiglib.Choice):  # type: ignore[misc]
     __slots__: tuple[str, ...] = tuple()
     __class__ = kconfiglib.Choice
     _cached_vis: int | None
+    _cached_selection: Any
 
     @property
     def type(self) -> int:
@@ -431,23 +437,32 @@ class _EarlyChoice(kconfiglib.Choice):  # type: ignore[misc]
 
     @property
     def tri_value(self) -> int:
-        """The mode: 0, 1 or 2."""
+        """The mode: 0, 1 or 2; working it out takes a member, too."""
         user = 0 if self.user_value is None else min(self.user_value, self.visibility)
         level = max(user, self.selected)
-        return 2 if level == 1 and self.type is BOOL else level
+        if level == 1 and self.type is BOOL:
+            level = 2
+        if level == 2 and self._cached_selection is kconfiglib._NO_CACHED_SELECTION:
+            # Who asks meanwhile, because a member needs it, is told that none is taken.
+            self._cached_selection = None
+            self._cached_selection = self._selection()
+        return level
+
+    @property
+    def selection(self) -> Any:
+        """The member that is taken, or None."""
+        return self._cached_selection if self.tri_value == 2 else None
 
     def _selection(self) -> Any:
-        if self.tri_value != 2:
-            return None
-        if self.user_selection is not None and self.user_selection.visibility:
+        if self.user_selection is not None and self.user_selection.look():
             return self.user_selection
         return self._selection_from_defaults()
 
     def _selection_from_defaults(self) -> Any:
         for symbol, condition in self.defaults:
-            if truth(condition) and symbol.visibility:
+            if truth(condition) and symbol.look():
                 return symbol
-        return next((symbol for symbol in self.syms if symbol.visibility), None)
+        return next((symbol for symbol in self.syms if symbol.look()), None)
 
 
 def number(text: str, base: int) -> int:
