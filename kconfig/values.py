@@ -164,12 +164,11 @@ class _EarlySymbol(kconfiglib.Symbol):  # type: ignore[misc] # the library has n
     def tri_value(self) -> int:
         """0, 1 or 2."""
         if self._cached_tri_val is None:
-            if self.orig_type not in _TRUTH:
-                self._cached_tri_val = 0
-                return 0
-            visible = self.visibility
             # What a symbol is to those that are asked for its value and need it themselves.
             self._cached_tri_val = 0
+            if self.orig_type not in _TRUTH:
+                return 0
+            visible = self.visibility
             if self.choice is not None and visible == 2:
                 self._cached_tri_val = 2 if self.choice.selection is self else 0
             else:
