@@ -100,9 +100,8 @@ def test_out_of_time_does_not_block_others(node: Path) -> None:
 
 def test_what_is_left_in_the_background_does_not_hold_the_answer(node: Path) -> None:
     reply = agent.run(node, "sleep 300 & echo $!", 20)
-    pid = int(reply.output)
-    os.kill(pid, 9)  # it runs on: a ProcessLookupError here would be the finding
-    assert reply.ok
+    assert reply.ok and reply.output, reply
+    os.kill(int(reply.output), 9)  # it runs on: a ProcessLookupError here would be the finding
 
 
 def test_noise_on_the_line(node: Path) -> None:
