@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from provision.runner import Result, Runner
 
 _BITS = 3072
 _TIMEOUT = 300.0
+_ENDS = 10.0  # so long an agent may take to end, seconds
 _SOCKET = 107  # the longest path of a socket, unix(7)
 # RFC 4880 9.1 and 9.4, as gpgv's VALIDSIG says them.
 _RSA = "1"
@@ -84,9 +86,30 @@ def gpg(runner: Runner, key: Key) -> Iterator[Gpg]:
         try:
             yield Gpg(runner, home, None)
         finally:
-            argv = ["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"]
-            runner.run(argv, timeout=60, check=False)
+            _end_agent(runner, home)
             _forget_agents(home)
+
+
+def _end_agent(runner: Runner, home: Path) -> None:
+    """End the agent of a gpg directory, and wait until it has ended.
+
+    gpgconf only tells it to, and until then it keeps the directory's file system busy.
+    """
+    ask = ["gpg-connect-agent", "--homedir", str(home), "--no-autostart", "getinfo pid", "/bye"]
+    said = runner.run(ask, env={"LC_ALL": "C"}, timeout=60, check=False)
+    runner.run(["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"], timeout=60, check=False)
+    pid = re.search(r"^D (\d+)$", said.output, re.MULTILINE)
+    deadline = time.monotonic() + _ENDS
+    while pid and _runs(pid[1]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _runs(pid: str) -> bool:
+    """Tell whether a process runs; one that only its parent has not noticed to end does not."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def _forget_agents(home: Path) -> None:
