@@ -23,9 +23,10 @@ from provision.data import render
 from provision.errors import FailedError, InputError, KrgError
 from provision.facts import Facts
 from provision.fleet import Fleet
-from provision.node import ChangedError, check_access
+from provision.node import ChangedError
 from provision.node_rules import Refusal
 from provision.plan import Plan, Wanted, as_plan_json, changes, fold, is_safe_path, obstacles, size
+from provision.ssh import check_access
 
 Say = Callable[[str], None]
 

@@ -28,7 +28,7 @@ def runner_for(host: str | None, key: Path | None = None) -> Iterator[Runner]:
         yield LocalRunner()
         return
     from provision.cluster import Node, is_host
-    from provision.node import Session, check_access
+    from provision.ssh import Shell, check_access
 
     match = _HOST.fullmatch(host)
     name = match["host"].strip("[]") if match else ""
@@ -44,5 +44,5 @@ def runner_for(host: str | None, key: Path | None = None) -> Iterator[Runner]:
         key=key,
     )
     check_access([node])
-    with Session(node) as session:
+    with Shell(node) as session:
         yield HostRunner(session.connection())

@@ -251,6 +251,14 @@ def test_no_space(build: Artifacts, krg: Command, tmp_path: Path) -> None:
         subprocess.run(["umount", small], check=True)
 
 
+def staged(pid: int) -> int:
+    """Return how many trees a run has made ready; they may go while they are counted."""
+    try:
+        return len(list(Path("/dev/shm").glob(f"krg-package.{pid}-*/*")))
+    except FileNotFoundError:
+        return 0
+
+
 def test_killed_in_the_middle(build: Artifacts, krg: Command, tmp_path: Path) -> None:
     """Whenever it is killed there are no packages, or all of them; the next run makes them."""
     out = tmp_path / "place" / "debs"
@@ -271,8 +279,7 @@ def test_killed_in_the_middle(build: Artifacts, krg: Command, tmp_path: Path) ->
         # At the n-th file that appears, wherever that is.
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
-            stages = list(Path("/dev/shm").glob(f"krg-package.{process.pid}-*/*"))
-            if len(stages) >= number or (out.exists() and number > 4):
+            if staged(process.pid) >= number or (out.exists() and number > 4):
                 break
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
         process.wait()

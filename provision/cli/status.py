@@ -63,8 +63,8 @@ def status(*, nodes: Path, artifacts: Path | None, forks: int, timeout: float, f
       krg-provision status --nodes cluster.toml --format json
     """
     from provision.cluster import read_cluster
-    from provision.node import check_access
     from provision.plan import fold, plain
+    from provision.ssh import check_access
     from provision.status import as_json, ask, rows
 
     cluster = read_cluster(nodes)
