@@ -17,7 +17,6 @@ from typing import Any
 
 from provision import boot_entry, node_rules
 from provision.artifacts import Artifacts, describe_or_none
-from provision.boot_entry import MENU
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
 from provision.data import render
 from provision.errors import FailedError, InputError, KrgError
@@ -175,7 +174,7 @@ def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]
         _text("/etc/init.d/kerrighed", render("kerrighed.init.j2", packaged=False).encode(), 0o755),
     ]
     if entry is not None:
-        found.append(_text(MENU, entry.text, 0o600))
+        found += [_text(file.path, file.content, file.mode) for file in entry.texts]
     return tuple(found)
 
 
@@ -184,8 +183,6 @@ def _refusals(target: Target, entry: boot_entry.Entry | None, facts: Facts) -> l
     build = target.build
     found = list(node_rules.processor(build.arch, facts))
     found += node_rules.userland(build.arch, build.kernel_release, target.config, facts)
-    if target.bootloader:
-        found += node_rules.boot_loader(facts)
     if entry is not None:
         found += entry.refusals
     return [refusal for refusal in found if refusal.rule not in target.force]
