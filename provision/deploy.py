@@ -16,7 +16,6 @@ from typing import Any
 
 from provision import boot_entry, node_rules
 from provision.artifacts import Artifacts, describe_or_none
-from provision.boot_entry import MENU
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
 from provision.data import render
 from provision.errors import FailedError, InputError, KrgError
@@ -181,7 +180,7 @@ def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]
         ),
     ]
     if entry is not None:
-        found.append(text_wanted(MENU, entry.text, 0o600))
+        found += [text_wanted(file.path, file.content, file.mode) for file in entry.texts]
     return tuple(found)
 
 
@@ -190,8 +189,6 @@ def _refusals(target: Target, entry: boot_entry.Entry | None, facts: Facts) -> l
     build = target.build
     found = list(node_rules.processor(build.arch, facts))
     found += node_rules.userland(build.arch, build.kernel_release, target.config, facts)
-    if target.bootloader:
-        found += node_rules.boot_loader(facts)
     if entry is not None:
         found += entry.refusals
     return [refusal for refusal in found if refusal.rule not in target.force]
