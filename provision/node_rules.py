@@ -26,6 +26,7 @@ RULES = {
     "root-disk": "a root disk that has another name under the kernel",
     "boot-loader": "a menu.lst beside a grub.cfg: it is not known which of them is in use",
     "grubenv": "a trial where the boot loader cannot write that it was one",
+    "running-cluster": "a restart of one node of a running Kerrighed cluster",
     "default-entry": "a change of our entry while it is the one booted by default",
 }
 
