@@ -535,7 +535,7 @@ def test_scripts_are_clean(name: str, tmp_path: Path) -> None:
         name,
         **{
             "places": "/boot /etc",
-            "has": "/sbin/init",
+            "has": "/sbin/init /bin/init",
             "stages": "/boot/.krg-provision-0 /etc/.krg-provision-0",
             "texts": "/etc/kerrighed_nodes /boot/grub/menu.lst",
             "token": "krg-0",
