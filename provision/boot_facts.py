@@ -93,3 +93,33 @@ def grubenv_storage(words: Mapping[str, str]) -> str:
         mapper = words.get("grub_mapper", "")
         return "raid" if mapper.startswith(("DMRAID-", "MD-")) else "lvm"
     return "plain" if _PLAIN.fullmatch(device) else "unknown"
+
+
+def init_system(words: Mapping[str, str], versions: Mapping[str, str], has: Set[str]) -> str:
+    """Return what /sbin/init will be, and its version where a tool says one.
+
+    One of sysv, systemd, upstart, openrc, busybox, none and unknown.
+    """
+    name = words.get("init_link", "").rpartition("/")[2]
+    if name == "systemd":
+        return f"systemd {_version(versions.get('systemctl', ''))}".strip()
+    if name == "busybox":
+        return "busybox"
+    if "upstart" in versions.get("initctl", ""):
+        return f"upstart {_version(versions['initctl'])}".strip()
+    if not has & {"/sbin/init", "/etc/init", "/bin/init", "/bin/sh"}:
+        return "none"
+    if has & {"/sbin/openrc-run", "/sbin/runscript"}:
+        return f"openrc {_version(versions.get('openrc', ''))}".strip()
+    return "sysv" if "/etc/inittab" in has else "unknown"
+
+
+def udev(versions: Mapping[str, str]) -> str | None:
+    """Return the version of udev, None where no tool of it said one."""
+    said = versions.get("udevadm") or versions.get("udevinfo") or ""
+    return _version(said) or None
+
+
+def _version(said: str) -> str:
+    match = re.search(r"(?<![\w.])\d{1,6}(\.\d{1,6}){0,4}", said)
+    return match[0] if match else ""

@@ -280,8 +280,8 @@ def parse(raw: bytes, mark: str) -> Facts:
     """Read the output of the facts script; ``mark`` ends the texts in it.
 
     Never raises: what makes no sense is left out, and sizes are bounded. What follows from
-    several facts is added to the words: ``bootloader`` and ``grubenv_storage``
-    (boot_facts.py), ``root_uuid``.
+    several facts is added to the words: ``bootloader``, ``grubenv_storage``, ``init`` and
+    ``udev`` (boot_facts.py), ``root_uuid``.
     """
     found = _Found()
     reader = _Reader(raw[:_MOST_BYTES], mark)
@@ -300,6 +300,10 @@ def parse(raw: bytes, mark: str) -> Facts:
         words["root_uuid"] = block.uuid
     words["bootloader"] = boot_facts.bootloader(found.blobs, has)
     words["grubenv_storage"] = boot_facts.grubenv_storage(words)
+    words["init"] = boot_facts.init_system(words, found.versions, has)
+    version = boot_facts.udev(found.versions)
+    if version is not None:
+        words["udev"] = version
     paths = [_pci_in(path) for path in lists["rootpath"]]
     return Facts(
         words=words,
