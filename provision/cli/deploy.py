@@ -169,7 +169,9 @@ def deploy(
         reboot=reboot,
         whole_cluster=whole_cluster,
     )
-    way = Way(_pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout))
+    way = Way(
+        _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
+    )
     only = _only(cluster, retry_failed)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     with contextlib.ExitStack() as stack:
