@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import IO
 
-from provision import boot_facts
+from provision import boot_entry, boot_facts
 from provision import facts as _facts
 from provision.data import render
 from provision.errors import FailedError
@@ -22,10 +22,10 @@ TEXTS = (
     "/etc/kerrighed_nodes",
     "/etc/default/kerrighed",
     "/etc/init.d/kerrighed",
-    "/boot/grub/menu.lst",
+    *boot_entry.TEXTS,
 )
 _STAGE = ".krg-provision-"
-_STAGE_AREAS = ("/boot", "/boot/grub", *AREAS)
+_STAGE_AREAS = ("/boot", "/boot/grub", "/boot/grub2", *AREAS)
 
 
 class ChangedError(FailedError):

@@ -49,8 +49,7 @@ def check(
         yield from disk_rules.nic_driver(kernel.drivers, node.interface, facts)
     yield from clock(facts)
     if bootloader:
-        yield from boot_loader(facts)
-        yield from grubenv(facts)
+        yield from boot_loader(node, facts)
 
 
 def space(lacking: Iterable[str]) -> Iterator[Refusal]:
@@ -105,29 +104,18 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes"
 
 
-def boot_loader(facts: Facts) -> Iterator[Refusal]:
-    """Refuse a node where menu.lst is a leftover."""
-    loader = facts.word("bootloader")
-    other = facts.word("grub2")
-    reader = {"lilo": "LILO", "syslinux": "SYSLINUX"}.get(loader or "")
-    if other is not None and loader != "legacy":
-        reason = f"there is {other}: GRUB 2 boots this node and does not read menu.lst"
-    elif reader is not None:
-        reason = f"{reader} boots this node and does not read menu.lst"
-    else:
-        return
-    yield Refusal("boot-loader", reason, "install without a boot entry: --no-bootloader")
+def boot_loader(node: Node, facts: Facts) -> Iterator[Refusal]:
+    """Refuse a node whose disk starts a loader that reads neither menu.lst nor grub.cfg.
 
-
-def grubenv(facts: Facts) -> Iterator[Refusal]:
-    """Refuse GRUB 2 that cannot write its environment: a trial would be booted again for ever."""
-    storage = facts.word("grubenv_storage")
-    if facts.word("bootloader") == "grub2" and storage in ("lvm", "raid", "btrfs", "zfs"):
+    Which of two GRUBs is in use, and whether it can write, is judged with the boot entry. What
+    the cluster file says about the loader counts more.
+    """
+    reader = {"lilo": "LILO", "syslinux": "SYSLINUX"}.get(facts.word("bootloader") or "")
+    if reader is not None and getattr(node, "boot_loader", "auto") == "auto":
         yield Refusal(
-            "grubenv",
-            f"its /boot/grub is on {storage}, where GRUB 2 cannot write: it could not forget that "
-            "the new kernel is to be tried once, and would boot it again after a failure",
-            "move /boot to a plain partition with ext2 or ext3",
+            "boot-loader",
+            f"{reader} boots this node and does not read GRUB's files",
+            "install without a boot entry: --no-bootloader",
         )
 
 

@@ -169,26 +169,10 @@ CASES: Mapping[str, tuple[list[tuple[Kernel, Facts]], list[tuple[Kernel, Facts]]
         ],
     ),
     "boot-loader": (
+        [(kernel(), machine(bootloader="lilo")), (kernel(), machine(bootloader="syslinux"))],
         [
-            (kernel(), machine(grub2="/boot/grub/grub.cfg", bootloader="unknown")),
-            (kernel(), machine(bootloader="lilo")),
-            (kernel(), machine(bootloader="syslinux")),
-        ],
-        [
-            (kernel(), machine(grub2="/boot/grub/grub.cfg", bootloader="legacy")),
-            (kernel(), machine(bootloader="legacy")),
-            (kernel(), machine(bootloader="unknown")),
-        ],
-    ),
-    "grubenv": (
-        [
-            (kernel(), machine(bootloader="grub2", grubenv_storage=name))
-            for name in ("lvm", "raid", "btrfs", "zfs")
-        ],
-        [
-            (kernel(), machine(bootloader="grub2", grubenv_storage="plain")),
-            (kernel(), machine(bootloader="grub2", grubenv_storage="unknown")),
-            (kernel(), machine(bootloader="legacy", grubenv_storage="lvm")),
+            (kernel(), machine(bootloader=name, grub2="/boot/grub/grub.cfg"))
+            for name in ("legacy", "grub2", "unknown")
         ],
     ),
     "clock": (
