@@ -58,7 +58,7 @@ def init(release: str, facts: Facts) -> Iterator[Refusal]:
     if kind == "none":
         yield Refusal(
             "init",
-            "it has no /sbin/init, /etc/init or /bin/init: the kernel would start a shell on its screen",
+            "it has no /sbin/init, /etc/init or /bin/init: the kernel would start a shell",
             "init= in append of the cluster file names another",
         )
     have = kernel_version(release)
