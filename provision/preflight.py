@@ -114,7 +114,7 @@ def boot_loader(node: Node, facts: Facts) -> Iterator[Refusal]:
     if reader is not None and getattr(node, "boot_loader", "auto") == "auto":
         yield Refusal(
             "boot-loader",
-            f"{reader} boots this node and does not read GRUB's files",
+            f"{reader} boots this node and reads neither menu.lst nor grub.cfg",
             "install without a boot entry: --no-bootloader",
         )
 
