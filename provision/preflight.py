@@ -42,7 +42,7 @@ def check(
     yield from userland_rules.processor(kernel.arch, facts)
     yield from userland_rules.userland_arch(kernel.arch, kernel.config, facts)
     yield from userland_rules.c_library(kernel.release, facts)
-    yield from userland_rules.init(kernel.release, facts)
+    yield from userland_rules.init(kernel.release, facts, node.append)
     yield from disk_rules.root_fs(kernel.release, kernel.config, facts)
     if kernel.drivers is not None:
         yield from disk_rules.disk_driver(kernel.drivers, kernel.config, facts)
