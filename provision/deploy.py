@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from provision import boot_entry, node_rules
+from provision import boot_entry, journal, node_rules
 from provision.artifacts import Artifacts, describe_or_none
 from provision.boot_entry import MENU
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
@@ -25,7 +25,17 @@ from provision.facts import Facts
 from provision.fleet import Fleet
 from provision.node import ChangedError
 from provision.node_rules import Refusal
-from provision.plan import Plan, Wanted, as_plan_json, changes, fold, is_safe_path, obstacles, size
+from provision.plan import (
+    Plan,
+    Wanted,
+    as_plan_json,
+    changes,
+    fold,
+    is_safe_path,
+    made_from,
+    obstacles,
+    size,
+)
 from provision.ssh import check_access
 
 Say = Callable[[str], None]
@@ -241,7 +251,26 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         return Plan(node.name, problems=tuple(problems))
     linked = facts.linked or facts.word("tool") != "update-rc.d"
     runs = () if linked else ("update-rc.d kerrighed defaults",)
-    return Plan(node.name, planned, runs, (), tuple(notes))
+    return Plan(
+        node.name,
+        planned,
+        runs,
+        (),
+        tuple(notes),
+        made_from(facts),
+        _about(target.build, runs),
+        prunes=journal.expendable(journal.read(facts)),
+    )
+
+
+def _about(build: Artifacts, runs: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return what the journal on the node says of this run."""
+    return (
+        ("command", "deploy"),
+        ("build", f"{build.release} {build.arch} {build.build_id}"),
+        ("kernel_release", build.kernel_release),
+        *(("ran", command) for command in runs),
+    )
 
 
 # --- the way there ------------------------------------------------------------------------
@@ -301,6 +330,17 @@ def apply(
     :param say: takes one line when a node begins and when it is done.
     :param on_sent: takes the bytes of every file that was sent, to any node.
     """
+    return carry_out(target.build.kernel_release, among, seen, say, on_sent)
+
+
+def carry_out(
+    kernel_release: str,
+    among: Fleet,
+    seen: Mapping[str, Outcome],
+    say: Say,
+    on_sent: Callable[[int], None] = lambda _: None,
+) -> dict[str, Outcome]:
+    """Carry out plans, whoever made them; ``kernel_release`` names the tree that may be new."""
     done = dict(seen)
     date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
@@ -309,7 +349,7 @@ def apply(
         assert outcome.plan is not None and outcome.facts is not None
         say(f"{node.name}: sending {size(outcome.plan.upload)}")
         started = time.monotonic()
-        among.session(node).apply(outcome.plan, target.build.kernel_release, date, on_sent)
+        among.session(node).apply(outcome.plan, kernel_release, date, on_sent)
         return time.monotonic() - started
 
     nodes = [o.node for o in seen.values() if o.state == "would change"]

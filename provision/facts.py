@@ -100,6 +100,7 @@ _WORDS = frozenset(
         "machine",
         "node_id",
         "nrnodes",
+        "root_number",
         "rootdev",
         "rootdrivers",
         "rootfs",
