@@ -9,24 +9,28 @@ are values: read from the facts, chosen, turned into a Plan. No I/O.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from grub import legacy
+from provision import boot_entry
 from provision.boot_entry import MENU
-from provision.facts import Facts, Seen, Text
+from provision.cluster import Node
+from provision.errors import FailedError
+from provision.facts import Facts, Seen
 from provision.plan import (
     ABSENT,
     JOURNALS,
     Change,
     Plan,
     Wanted,
+    changes,
     is_safe_path,
     made_from,
     obstacles,
+    text_wanted,
     token_of,
 )
 
@@ -88,6 +92,10 @@ class Journal:
     def begun(self) -> bool:
         """Tell whether the run did not come to its end."""
         return self.state == "begun"
+
+    def continues(self, other: Journal) -> bool:
+        """Tell whether it is the boot after a deploy: one run, whose journals have one date."""
+        return self.word("command") == "boot" and self.date == other.date
 
     @property
     def undoes(self) -> tuple[str, ...]:
@@ -166,8 +174,9 @@ def chosen(journals: Sequence[Journal], since: str | None = None) -> tuple[Journ
     """Return the runs that a rollback takes back, the oldest first.
 
     Without ``since`` (a date, or the beginning of one) that is the last run; with it, all from
-    then on. Interrupted runs belong to the run that was made after them, and an interrupted
-    rollback to the runs that it was taking back.
+    then on. A deploy that also boots makes several journals, all with its date. Interrupted runs
+    belong to the run that was made after them, and an interrupted rollback to the runs that it
+    was taking back.
     """
     left = standing(journals)
     if not left:
@@ -178,7 +187,7 @@ def chosen(journals: Sequence[Journal], since: str | None = None) -> tuple[Journ
         start = len(left) - 1
     if start == len(left):
         return ()
-    while start and left[start - 1].begun:
+    while start and (left[start - 1].begun or left[start].continues(left[start - 1])):
         start -= 1
     undone = {name for j in left[start:] for name in j.undoes}
     earliest = [n for n, j in enumerate(left) if j.name in undone]
@@ -188,15 +197,16 @@ def chosen(journals: Sequence[Journal], since: str | None = None) -> tuple[Journ
 def expendable(journals: Sequence[Journal]) -> tuple[str, ...]:
     """Return the names of those that go away when one more is written.
 
-    The newest KEPT stay, and with the oldest of them the interrupted ones that belong to it.
+    The newest KEPT runs stay, with what continued them, and with the oldest of them the
+    interrupted ones that belong to it.
     """
-    ended = [n for n, j in enumerate(journals) if not j.begun]
-    if len(ended) < KEPT:
+    runs = [n for n, j in enumerate(journals) if not j.begun and j.word("command") != "boot"]
+    if len(runs) < KEPT:
         return ()
-    first = ended[-(KEPT - 1)]
+    first = runs[-(KEPT - 1)]
     while first and journals[first - 1].begun:
         first -= 1
-    return tuple(j.name for j in journals[:first])
+    return tuple(journal.name for journal in journals[:first])
 
 
 # --- the way back -------------------------------------------------------------------------
@@ -241,12 +251,18 @@ def _wanted(former: _Former, there: Seen | None) -> Wanted:
     )
 
 
+# Stands in the marker lines of our entries.
+_MARK = b"KRG-PROVISION"
+# What the boot loader writes by itself: never somebody's.
+_WRITTEN_AT_BOOT = ("/boot/grub/default", "/boot/grub/grubenv", "/boot/grub2/grubenv")
+
+
 def _is_loader(path: str) -> bool:
     return path.startswith(("/boot/grub/", "/boot/grub2/"))
 
 
 def rollback(
-    name: str, facts: Facts, *, since: str | None = None, force: frozenset[str] = frozenset()
+    node: Node, facts: Facts, *, since: str | None = None, force: frozenset[str] = frozenset()
 ) -> Plan:
     """Return the plan that brings a node back to what it was before the chosen runs.
 
@@ -262,88 +278,104 @@ def rollback(
     journals = read(facts)
     runs = chosen(journals, since)
     if not runs:
-        return Plan(name, problems=tuple(problems))
-    settings = {text.real: text for text in facts.texts.values()}
-    planned: list[Change] = []
-    for path, former in _former(runs).items():
-        there = facts.files.get(path)
-        now = token_of(there)
-        wanted = _wanted(former, there)
-        if now == wanted.token and (
-            there is None or there.target is not None or there.mode == wanted.mode
-        ):
-            continue
-        before: Seen | Text | None = settings.get(path, there)
-        if now not in former.since:
-            other = _without_entry(former, facts)
-            if other is not None:
-                planned.append(Change(other, settings[path]))
-                continue
-            if "changed" not in force:
-                problems.append(
-                    f"{path} was changed since {former.journal.date} (--force changed "
-                    "brings the old one back all the same; a copy is kept)"
-                )
-        if wanted.copy is not None and not former.line.kept:
-            problems.append(f"no copy of {path} was kept")
-        # What came from a build can be had again; what somebody wrote cannot.
-        keep = path in settings or now not in former.since
-        planned.append(Change(wanted, before, keep))
-    planned = [
-        *(change for change in planned if _is_loader(change.place)),
-        *reversed([change for change in planned if not _is_loader(change.place)]),
-    ]
+        return Plan(node.name, problems=tuple(problems))
+    found = _former(runs)
+    entry = _without_entry(node, facts, found)
+    if entry is not None:
+        found = {path: former for path, former in found.items() if not _is_loader(path)}
+    planned, wrong = _restored(found, facts, force)
+    planned = [*(entry or ()), *planned]
+    problems += wrong
     problems += _running(planned, facts)
     problems += _unbootable(planned, facts)
     problems += obstacles(planned, facts)
     if problems:
-        return Plan(name, problems=tuple(problems))
-    gone = {change.place for change in planned if change.wanted.absent}
+        return Plan(node.name, problems=tuple(problems))
     emptied = {directory for journal in runs for directory in journal.added}
-    ran = [command for journal in runs for command in journal.about.get("ran", ())]
     names = tuple(journal.name for journal in runs)
     return Plan(
-        name,
+        node.name,
         tuple(planned),
-        tuple(
-            dict.fromkeys(
-                _UNDONE_BY[command]
-                for command in ran
-                if command in _UNDONE_BY and "/etc/init.d/kerrighed" in gone
-            )
-        ),
-        (),
-        tuple(_notes(runs, planned, facts)),
-        made_from(facts),
-        (("command", "rollback"), *(("undoes", name) for name in names)),
-        tuple(sorted(emptied, key=lambda path: (-path.count("/"), path))),
-        names,
-        expendable(journals),
+        _undoing(runs, planned),
+        notes=tuple(_notes(runs, entry is not None, facts)),
+        made_from=made_from(facts),
+        about=(("command", "rollback"), *(("undoes", name) for name in names)),
+        emptied=tuple(sorted(emptied, key=lambda path: (-path.count("/"), path))),
+        closes=names,
+        prunes=expendable(journals),
     )
 
 
-def _without_entry(former: _Former, facts: Facts) -> Wanted | None:
-    """Return a changed menu.lst without our entry; None if it is another file or had one before.
+def _restored(
+    found: Mapping[str, _Former], facts: Facts, force: frozenset[str]
+) -> tuple[list[Change], list[str]]:
+    """Return the changes that bring paths back, the boot loader's first, and what is wrong."""
+    settings = {text.real: text for text in facts.texts.values()}
+    planned: list[Change] = []
+    problems = []
+    for path, former in found.items():
+        there = facts.files.get(path)
+        now, wanted = token_of(there), _wanted(former, there)
+        if now == wanted.token and (
+            there is None or there.target is not None or there.mode == wanted.mode
+        ):
+            continue
+        ours = now in former.since or path in _WRITTEN_AT_BOOT
+        if not ours and "changed" not in force:
+            problems.append(
+                f"{path} was changed since {former.journal.date} (--force changed "
+                "brings the old one back all the same; a copy is kept)"
+            )
+        if wanted.copy is not None and not former.line.kept:
+            problems.append(f"no copy of {path} was kept")
+        # What came from a build can be had again; what somebody wrote cannot.
+        keep = path in settings or not ours
+        planned.append(Change(wanted, settings.get(path, there), keep))
+    first = [change for change in planned if _is_loader(change.place)]
+    return [*first, *reversed([c for c in planned if not _is_loader(c.place)])], problems
 
-    update-grub writes that file whenever a kernel comes or goes, so the former one may name
-    kernels that are gone. Its own part is kept as it is now.
+
+def _undoing(runs: Sequence[Journal], planned: Sequence[Change]) -> tuple[str, ...]:
+    """Return the commands that undo those that the runs gave."""
+    gone = {change.place for change in planned if change.wanted.absent}
+    ran = [command for journal in runs for command in journal.about.get("ran", ())]
+    if "/etc/init.d/kerrighed" not in gone:
+        return ()
+    return tuple(dict.fromkeys(_UNDONE_BY[command] for command in ran if command in _UNDONE_BY))
+
+
+def _without_entry(
+    node: Node, facts: Facts, found: Mapping[str, _Former]
+) -> tuple[Change, ...] | None:
+    """Return how our entry is taken out of boot loader files that were changed since.
+
+    update-grub writes menu.lst whenever a kernel comes or goes, so the former one may name
+    kernels that are gone: everything but our part of it stays as it is now. None where the
+    files can come back as they were, or had an entry of ours before.
     """
-    there = facts.texts.get(MENU)
-    content = former.journal.copies.get(former.line.path)
-    if there is None or content is None or there.real != former.line.path:
+    paths = [path for path in found if _is_loader(path)]
+    if all(
+        token_of(facts.files.get(path)) in found[path].since or path in _WRITTEN_AT_BOOT
+        for path in paths
+    ):
         return None
-    try:
-        if any(entry.ours for entry in legacy.entries(content.decode("latin-1"))):
+    for path in paths:
+        former = found[path]
+        content = former.journal.copies.get(path, b"")
+        if path not in _WRITTEN_AT_BOOT and _MARK in content:
             return None
-        now = there.content.decode("latin-1")
-        text = legacy.remove(now, legacy.saved_index(facts.word("saved") or ""))
-    except legacy.MenuError:
+    try:
+        switch = boot_entry.remove(facts, node)
+    except FailedError:
         return None
-    if text == now:
-        return None
-    content = text.encode("latin-1")
-    digest = hashlib.sha256(content).hexdigest()
-    return Wanted(there.real, digest, len(content), there.mode, content=content)
+    texts = [
+        # A file that was not there before is empty now, but for our entry.
+        Wanted(file.path, "", 0, 0, known=ABSENT)
+        if not file.content and file.path in found and found[file.path].line.before == ABSENT
+        else text_wanted(file.path, file.content, file.mode)
+        for file in switch.texts
+    ]
+    return None if switch.runs else changes(texts, facts)
 
 
 def _running(planned: Sequence[Change], facts: Facts) -> Iterator[str]:
@@ -397,14 +429,14 @@ def _unbootable(planned: Sequence[Change], facts: Facts) -> Iterator[str]:
             yield f"{MENU}: {what} is an entry whose kernel would be removed: change it first"
 
 
-def _notes(runs: Sequence[Journal], planned: Sequence[Change], facts: Facts) -> Iterator[str]:
+def _notes(runs: Sequence[Journal], entry_only: bool, facts: Facts) -> Iterator[str]:
     for journal in runs:
         what = journal.word("command") or "run"
         build = f" of {journal.word('build')}" if journal.word("build") else ""
         end = ", which was interrupted" if journal.begun else ""
         yield f"takes back the {what}{build} of {journal.date}{end}"
-    if any(change.place == MENU and change.wanted.sent for change in planned):
-        yield f"{MENU} was changed since; only our entry is taken out of it"
+    if entry_only:
+        yield "the boot loader's files were changed since; only our entry is taken out of them"
     if facts.word("node_id") is not None:
         yield "Kerrighed is running; rebooting this node alone harms all nodes of its cluster"
 

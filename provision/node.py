@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import IO
 
+from provision import boot_entry
 from provision import facts as _facts
 from provision.data import render
 from provision.errors import FailedError
@@ -20,7 +21,7 @@ TEXTS = (
     "/etc/kerrighed_nodes",
     "/etc/default/kerrighed",
     "/etc/init.d/kerrighed",
-    "/boot/grub/menu.lst",
+    *boot_entry.TEXTS,
 )
 # Read or asked for by what is decided here, never written: a plan holds as long as they stay.
 READS = (
@@ -32,7 +33,7 @@ READS = (
     "/etc/default/grub",
 )
 _STAGE = ".krg-provision-"
-_STAGE_AREAS = ("/boot", "/boot/grub", *AREAS, JOURNALS)
+_STAGE_AREAS = ("/boot", "/boot/grub", "/boot/grub2", *AREAS, JOURNALS)
 
 
 class ChangedError(FailedError):

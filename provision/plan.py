@@ -99,6 +99,12 @@ class Wanted:
         return self.content is not None
 
 
+def text_wanted(path: str, content: bytes, mode: int = 0o644) -> Wanted:
+    """Return a configuration file that is written here."""
+    digest = hashlib.sha256(content).hexdigest()
+    return Wanted(path, digest, len(content), mode, content=content)
+
+
 @dataclass(frozen=True)
 class Change:
     """One file that is not as wanted; ``before`` is what is there now.

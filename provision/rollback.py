@@ -33,7 +33,7 @@ def observe(nodes: Sequence[Node], among: Fleet, wish: Wish) -> dict[str, Outcom
         if isinstance(answer, KrgError):
             found[node.name] = Outcome(node, "failed", error=answer.message, hint=answer.hint)
             continue
-        plan = rollback(node.name, answer, since=wish.since, force=wish.force)
+        plan = rollback(node, answer, since=wish.since, force=wish.force)
         if plan.problems:
             error = "; ".join(plan.problems)
             found[node.name] = Outcome(node, "failed", plan, answer, error=error)

@@ -89,7 +89,7 @@ def rollback(
     """
     from provision.cluster import read_cluster
     from provision.console import say
-    from provision.deploy import carry_out
+    from provision.deploy import apply_plans
     from provision.fleet import fleet
     from provision.rollback import Wish, observe
     from provision.ssh import check_access
@@ -106,7 +106,7 @@ def rollback(
         if form == "text":
             _show(list(outcomes.values()), verbose)
         if not check:
-            outcomes = carry_out("", among, outcomes, say)
+            outcomes = apply_plans("", among, outcomes, say)
     _report(list(outcomes.values()), form, check)
     changes = check and any(o.state == "would change" for o in outcomes.values())
     if changes or any(o.bad for o in outcomes.values()):

@@ -93,7 +93,7 @@ class Scene:
         return made
 
     def rollback_plan(self) -> Plan:
-        made = rollback("krg1", self.facts())
+        made = rollback(self.target.cluster.nodes[0], self.facts())
         assert not made.problems, made.problems
         return made
 
@@ -166,7 +166,7 @@ class Scene:
             assert not [name for name in self.node.tree() if "/.krg-provision-" in f"/{name}"]
             # At once, without running forward again.
             self.node.bring_back(aside)
-            made = rollback("krg1", self.facts())
+            made = rollback(self.target.cluster.nodes[0], self.facts())
             assert not made.problems, made.problems
             if made.closes and state != self.old:
                 self.apply(made)

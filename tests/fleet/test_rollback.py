@@ -124,7 +124,7 @@ def test_menu_that_update_grub_wrote_since_keeps_its_kernels(host: Hosts, build:
     node.path(MENU).write_bytes(text.replace(b"2.6.26-2-686", b"2.6.26-3-686"))
     code, out, err = rollback(host)
     assert code == 0, out + err
-    assert "only our entry is taken out of it" in out
+    assert "only our entry is taken out of them" in out
     assert node.path(MENU).read_bytes() == old.replace(b"2.6.26-2-686", b"2.6.26-3-686")
     assert not node.path(KERNEL).exists()
 
