@@ -280,11 +280,14 @@ def rollback(
     if not runs:
         return Plan(node.name, problems=tuple(problems))
     found = _former(runs)
-    entry = _without_entry(node, facts, found)
-    if entry is not None:
-        found = {path: former for path, former in found.items() if not _is_loader(path)}
     planned, wrong = _restored(found, facts, force)
-    planned = [*(entry or ()), *planned]
+    entry = None
+    if _loader_changed(found, facts) or list(_unbootable(planned, facts)):
+        entry = _without_entry(node, facts, found)
+    if entry is not None:
+        others = {path: former for path, former in found.items() if not _is_loader(path)}
+        planned, wrong = _restored(others, facts, force)
+        planned = [*entry, *planned]
     problems += wrong
     problems += _running(planned, facts)
     problems += _unbootable(planned, facts)
@@ -344,21 +347,25 @@ def _undoing(runs: Sequence[Journal], planned: Sequence[Change]) -> tuple[str, .
     return tuple(dict.fromkeys(_UNDONE_BY[command] for command in ran if command in _UNDONE_BY))
 
 
+def _loader_changed(found: Mapping[str, _Former], facts: Facts) -> bool:
+    return any(
+        _is_loader(path)
+        and path not in _WRITTEN_AT_BOOT
+        and token_of(facts.files.get(path)) not in former.since
+        for path, former in found.items()
+    )
+
+
 def _without_entry(
     node: Node, facts: Facts, found: Mapping[str, _Former]
 ) -> tuple[Change, ...] | None:
-    """Return how our entry is taken out of boot loader files that were changed since.
+    """Return how our entry is taken out of the boot loader's files as they are now.
 
-    update-grub writes menu.lst whenever a kernel comes or goes, so the former one may name
-    kernels that are gone: everything but our part of it stays as it is now. None where the
-    files can come back as they were, or had an entry of ours before.
+    For files that were changed since: update-grub writes menu.lst whenever a kernel comes or
+    goes, so the former one may name kernels that are gone. And where our entry is the default
+    or will be tried at the next boot. None if there was an entry of ours before, too.
     """
     paths = [path for path in found if _is_loader(path)]
-    if all(
-        token_of(facts.files.get(path)) in found[path].since or path in _WRITTEN_AT_BOOT
-        for path in paths
-    ):
-        return None
     for path in paths:
         former = found[path]
         content = former.journal.copies.get(path, b"")
@@ -436,7 +443,7 @@ def _notes(runs: Sequence[Journal], entry_only: bool, facts: Facts) -> Iterator[
         end = ", which was interrupted" if journal.begun else ""
         yield f"takes back the {what}{build} of {journal.date}{end}"
     if entry_only:
-        yield "the boot loader's files were changed since; only our entry is taken out of them"
+        yield "the boot loader's files are not as they were left: only our entry is taken out"
     if facts.word("node_id") is not None:
         yield "Kerrighed is running; rebooting this node alone harms all nodes of its cluster"
 

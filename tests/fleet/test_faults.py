@@ -173,7 +173,7 @@ class Scene:
                 assert without_notes(self.node.tree()) == self.old
 
 
-@pytest.fixture(params=["dash", "busybox", "bash"])
+@pytest.fixture(params=["dash", "busybox", pytest.param("bash", marks=pytest.mark.slow)])
 def node(request: pytest.FixtureRequest, can_have_hosts: None, tmp_path: Path) -> Iterator[Node_]:
     made = Node_(tmp_path / "node", request.param)
     try:
