@@ -28,6 +28,7 @@ from provision.plan import (
     Wanted,
     changes,
     is_safe_path,
+    lack_of_space,
     made_from,
     obstacles,
     text_wanted,
@@ -292,6 +293,7 @@ def rollback(
     problems += _running(planned, facts)
     problems += _unbootable(planned, facts)
     problems += obstacles(planned, facts)
+    problems += lack_of_space(planned, facts)
     if problems:
         return Plan(node.name, problems=tuple(problems))
     emptied = {directory for journal in runs for directory in journal.added}

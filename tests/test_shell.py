@@ -21,6 +21,7 @@ VALUES = {
     "boot_id": "0",
     "closes": ["20260101T000000Z-0"],
     "date": "20260101T000000Z",
+    "has": "/boot/grub/menu.lst /sbin/init",
     "journals": "/var/lib/krg-provision/journal",
     "kernel": "6.1",
     "kernel_release": "2.6.20-krg",
