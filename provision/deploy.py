@@ -147,7 +147,7 @@ def target(
     """
     made = installed(cluster, build, bootloader=bootloader, force=force)
     check_against_kernel(cluster, made.config)
-    check_access(cluster.nodes)
+    check_access(cluster.selected)
     return made
 
 
@@ -276,7 +276,7 @@ def observe(target: Target, among: Fleet) -> dict[str, Outcome]:
         return among.session(node).__enter__().facts(target.paths, idle=180.0)
 
     found: dict[str, Outcome] = {}
-    for node, answer in among.each(target.cluster.nodes, ask):
+    for node, answer in among.each(target.cluster.selected, ask):
         if isinstance(answer, KrgError):
             found[node.name] = _failed(node, answer)
             continue
@@ -286,7 +286,7 @@ def observe(target: Target, among: Fleet) -> dict[str, Outcome]:
         else:
             state = "unchanged" if plan.empty else "would change"
             found[node.name] = Outcome(node, state, plan, answer)
-    return {node.name: found[node.name] for node in target.cluster.nodes}
+    return {node.name: found[node.name] for node in target.cluster.selected}
 
 
 def apply(

@@ -13,22 +13,18 @@ from typing import TYPE_CHECKING
 import click
 
 from provision.cli import complete
+from provision.cli.nodes import nodes_options
 from provision.node_rules import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from provision.cluster import Cluster
     from provision.deploy import Outcome, Target
 
 
 @click.command()
-@click.option(
-    "--nodes",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A cluster.toml or a kerrighed_nodes file.",
-)
+@nodes_options
 @click.option(
     "--artifacts",
     type=click.Path(path_type=Path),
@@ -61,7 +57,7 @@ if TYPE_CHECKING:
 )
 def deploy(
     *,
-    nodes: Path,
+    cluster: Cluster,
     artifacts: Path | None,
     check: bool,
     bootloader: bool,
@@ -80,20 +76,19 @@ def deploy(
     Examples:
       krg-provision deploy --nodes cluster.toml --check
       krg-provision deploy --nodes cluster.toml
+      krg-provision deploy --nodes 'krg[01-64]' --exclude 'krg[02,05]'
       krg-provision deploy --nodes /etc/kerrighed_nodes --artifacts ./build --format json
     """
     from provision import artifacts as builds
-    from provision.cluster import read_cluster
     from provision.console import say
     from provision.deploy import apply, observe, target
     from provision.fleet import fleet
 
-    cluster = read_cluster(nodes)
     build = builds.load(artifacts) if artifacts else builds.find(cluster.release, cluster.arch)
     wanted = target(cluster, build, bootloader=bootloader, force=force)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
-    with fleet(cluster.nodes, forks, debug=debug) as among:
-        say(f"asking {len(cluster.nodes)} nodes what they have")
+    with fleet(cluster.selected, forks, debug=debug) as among:
+        say(f"asking {len(cluster.selected)} nodes what they have")
         outcomes = observe(wanted, among)
         if form == "text":
             _show(wanted, list(outcomes.values()), verbose)
