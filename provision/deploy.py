@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from provision import boot_entry, node_rules
+from provision import boot_entry, boot_plan, evidence, node_rules
 from provision.artifacts import Artifacts, describe_or_none
-from provision.boot_entry import MENU
+from provision.boot import Result
+from provision.boot_plan import Boot
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
 from provision.data import render
 from provision.errors import FailedError, InputError, KrgError
@@ -122,7 +123,8 @@ def _from_build(build: Artifacts, path: str, name: str) -> Wanted:
 class Target:
     """What is deployed: a build with its .config, for a cluster.
 
-    ``bootloader`` off leaves menu.lst alone; ``force`` names rules that refuse no node.
+    ``bootloader`` off leaves the boot loader alone; ``force`` names rules that refuse no node.
+    With ``reboot`` nodes are restarted into the build, with ``whole_cluster`` all at once.
     """
 
     cluster: Cluster
@@ -131,6 +133,8 @@ class Target:
     config: str
     bootloader: bool = True
     force: frozenset[str] = frozenset()
+    reboot: bool = False
+    whole_cluster: bool = False
 
     @property
     def paths(self) -> list[str]:
@@ -144,6 +148,8 @@ def target(
     *,
     bootloader: bool = True,
     force: Iterable[str] = (),
+    reboot: bool = False,
+    whole_cluster: bool = False,
 ) -> Target:
     """Check that build and cluster fit together, and that both can be used.
 
@@ -152,7 +158,9 @@ def target(
     made = installed(cluster, build, bootloader=bootloader, force=force)
     check_against_kernel(cluster, made.config)
     check_access(cluster.selected)
-    return made
+    if reboot and not bootloader:
+        raise InputError("--reboot needs our boot entry: leave --no-bootloader out")
+    return replace(made, reboot=reboot, whole_cluster=whole_cluster)
 
 
 def installed(
@@ -181,7 +189,7 @@ def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]
         ),
     ]
     if entry is not None:
-        found.append(text_wanted(MENU, entry.text, 0o600))
+        found += [text_wanted(file.path, file.content, file.mode) for file in entry.texts]
     return tuple(found)
 
 
@@ -190,8 +198,6 @@ def _refusals(target: Target, entry: boot_entry.Entry | None, facts: Facts) -> l
     build = target.build
     found = list(node_rules.processor(build.arch, facts))
     found += node_rules.userland(build.arch, build.kernel_release, target.config, facts)
-    if target.bootloader:
-        found += node_rules.boot_loader(facts)
     if entry is not None:
         found += entry.refusals
     return [refusal for refusal in found if refusal.rule not in target.force]
@@ -253,9 +259,19 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
 # --- the way there ------------------------------------------------------------------------
 
 
+STATES = (
+    "unchanged", "would change", "changed", "booted", "not begun", "skipped", "failed",
+    "fell back", "unproven", "down",
+)  # fmt: skip
+_BAD = frozenset(STATES[STATES.index("not begun") :])
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How it stands with one node: unchanged, would change, changed, skipped or failed."""
+    """How it stands with one node: ``state`` is one of STATES.
+
+    ``boot`` is what was planned after the files, ``result`` what came of it.
+    """
 
     node: Node
     state: str
@@ -263,11 +279,13 @@ class Outcome:
     facts: Facts | None = None
     error: str | None = None
     hint: str | None = None
+    boot: Boot | None = None
+    result: Result | None = None
 
     @property
     def bad(self) -> bool:
         """Tell whether the node counts as failed."""
-        return self.state in ("failed", "skipped")
+        return self.state in _BAD
 
 
 def _failed(node: Node, error: KrgError, plan: Plan | None = None) -> Outcome:
@@ -275,24 +293,47 @@ def _failed(node: Node, error: KrgError, plan: Plan | None = None) -> Outcome:
     return Outcome(node, state, plan, error=error.message, hint=error.hint)
 
 
-def observe(target: Target, among: Fleet) -> dict[str, Outcome]:
-    """Connect to every node, gather its facts and make its plan; one round trip each."""
+def _planned(target: Target, node: Node, facts: Facts) -> Outcome:
+    plan = make_plan(target, node, facts)
+    if plan.problems:
+        return Outcome(node, "failed", plan, facts, error="; ".join(plan.problems))
+    what = None
+    if target.reboot:
+        try:
+            what = boot_plan.make(
+                node,
+                facts,
+                plan,
+                kernel_release=target.build.kernel_release,
+                whole_cluster=target.whole_cluster,
+                force=target.force,
+            )
+        except FailedError as error:
+            return Outcome(node, "failed", plan, facts, error.message, error.hint)
+    state = "unchanged" if plan.empty and what is None else "would change"
+    return Outcome(node, state, plan, facts, boot=what)
+
+
+def observe(
+    target: Target, among: Fleet, nodes: Sequence[Node] | None = None
+) -> dict[str, Outcome]:
+    """Connect to every node, gather its facts and make its plan; one round trip each.
+
+    :param nodes: those to ask; None: those selected of the cluster.
+    """
+    nodes = target.cluster.selected if nodes is None else nodes
 
     def ask(node: Node) -> Facts:
-        return among.session(node).__enter__().facts(target.paths, idle=180.0)
+        session = among.session(node).__enter__()
+        return session.facts(target.paths, running=target.reboot, idle=180.0)
 
     found: dict[str, Outcome] = {}
-    for node, answer in among.each(target.cluster.selected, ask):
+    for node, answer in among.each(nodes, ask):
         if isinstance(answer, KrgError):
             found[node.name] = _failed(node, answer)
             continue
-        plan = make_plan(target, node, answer)
-        if plan.problems:
-            found[node.name] = Outcome(node, "failed", plan, answer, error="; ".join(plan.problems))
-        else:
-            state = "unchanged" if plan.empty else "would change"
-            found[node.name] = Outcome(node, state, plan, answer)
-    return {node.name: found[node.name] for node in target.cluster.selected}
+        found[node.name] = _planned(target, node, answer)
+    return {node.name: found[node.name] for node in nodes}
 
 
 def apply(
@@ -301,6 +342,7 @@ def apply(
     seen: Mapping[str, Outcome],
     say: Say,
     on_sent: Callable[[int], None] = lambda _: None,
+    date: str | None = None,
 ) -> dict[str, Outcome]:
     """Carry out the plans of the nodes that would change; return all outcomes.
 
@@ -308,7 +350,7 @@ def apply(
     :param on_sent: takes the bytes of every file that was sent, to any node.
     """
     done = dict(seen)
-    date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    date = date or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
     def change(node: Node) -> float:
         outcome = seen[node.name]
@@ -318,7 +360,7 @@ def apply(
         among.session(node).apply(outcome.plan, target.build.kernel_release, date, on_sent)
         return time.monotonic() - started
 
-    nodes = [o.node for o in seen.values() if o.state == "would change"]
+    nodes = [o.node for o in seen.values() if o.state == "would change" and not _idle(o)]
     try:
         for node, answer in among.each(nodes, change):
             outcome = seen[node.name]
@@ -334,6 +376,11 @@ def apply(
     return done
 
 
+def _idle(outcome: Outcome) -> bool:
+    """Tell whether there is nothing to send to a node: it is only restarted."""
+    return outcome.plan is not None and outcome.plan.empty
+
+
 def _say_interrupted(outcomes: Sequence[Outcome], say: Say) -> None:
     for states, text in (
         (("changed",), "done"),
@@ -347,8 +394,7 @@ def _say_interrupted(outcomes: Sequence[Outcome], say: Say) -> None:
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """Return one line that counts the nodes by state."""
-    states = ("unchanged", "would change", "changed", "skipped", "failed")
-    counts = {s: sum(1 for o in outcomes if o.state == s) for s in states}
+    counts = {s: sum(1 for o in outcomes if o.state == s) for s in STATES}
     parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return f"{len(outcomes)} node{'s' if len(outcomes) != 1 else ''}: {parts}"
 
@@ -362,4 +408,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "error": outcome.error,
         "hint": outcome.hint,
         "plan": None if outcome.plan is None else as_plan_json(outcome.plan),
+        "boot": None if outcome.boot is None else outcome.boot.action,
+        "evidence": [] if outcome.result is None else evidence.as_json(outcome.result.evidence),
+        "log": [] if outcome.result is None else list(outcome.result.log),
     }
