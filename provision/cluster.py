@@ -146,6 +146,8 @@ def _node_line(line: str, report: Report, number: int) -> Node | None:
 
 # A cluster has at most 254 nodes; ClusterShell would write out any range in memory.
 _MAX_SET = 4096
+# So many nodes with the longest names.
+_MAX_TEXT = 254 * 65
 _SET = re.compile(r"[A-Za-z0-9_.,!&^/\[\] -]+")
 _RANGE = re.compile(r"([0-9]{1,12})-([0-9]{1,12})")
 
@@ -169,7 +171,7 @@ def parse_set(text: str) -> tuple[str, ...]:
             f"node set {text!r}: {odd!r} cannot be in a node's name",
             hint="write it such as krg[01-64] or krg1,krg5",
         )
-    if len(text) > _MAX_SET or _size(text) > _MAX_SET:
+    if len(text) > _MAX_TEXT or _size(text) > _MAX_SET:
         raise InputError(f"node set {text!s:.40}: too many nodes; a cluster has at most 254")
     try:
         return tuple(dict.fromkeys(NodeSet(text, resolver=RESOLVER_NOGROUP)))

@@ -179,6 +179,11 @@ def is_interface(name: str) -> bool:
     return _INTERFACE.fullmatch(name) is not None
 
 
+def is_user(name: str) -> bool:
+    """Tell whether ``name`` can be a user's."""
+    return _USER.fullmatch(name) is not None
+
+
 def is_word(name: str) -> bool:
     """Tell whether ``name`` can be a release's or an architecture's."""
     return _WORD.fullmatch(name) is not None
@@ -190,7 +195,7 @@ def parse_login(text: str) -> Login | None:
     if match is None:
         return None
     host, user, port = match["host"].strip("[]"), match["user"], match["port"]
-    if not is_host(host) or (user is not None and not _USER.fullmatch(user)):
+    if not is_host(host) or (user is not None and not is_user(user)):
         return None
     if port is not None and not 1 <= int(port) <= 65535:
         return None
@@ -228,7 +233,7 @@ def check_node(node: Node, report: Report, line_of: Callable[[str], int | None])
         ),
         (
             "user",
-            node.user is None or _USER.fullmatch(node.user),
+            node.user is None or is_user(node.user),
             f"{node.user!r} is not a user name",
         ),
         (

@@ -140,6 +140,20 @@ def _read(path: Path, _: int, __: int) -> tuple[Line, ...]:
     return tuple(found)
 
 
+class UnknownKeyError(FailedError):
+    """A host has shown a key that no file knows; what ssh-keyscan would be told."""
+
+    def __init__(self, key: Any, name: str, file: str, also: str) -> None:
+        host, _, port = name.removeprefix("[").partition("]:")
+        self.host, self.port, self.kind, self.file = host, int(port or 22), _kind(key), file
+        super().__init__(
+            f"unknown host key {fingerprint(key)} ({key.get_name()}) of {name}",
+            hint="compare it on the node: ssh-keygen -lf /etc/ssh/ssh_host_KIND_key.pub; "
+            f"if it is the same: ssh-keyscan -t {self.kind} -p {self.port} {host} "
+            f">>{file}{also}",
+        )
+
+
 class KnownKeys:
     """What known_hosts files say about one host.
 
@@ -179,7 +193,6 @@ class KnownKeys:
             )
         if any(line.blob == blob for line in self._known):
             return
-        host, _, port = self.name.removeprefix("[").partition("]:")
         if self._known:
             self.changed(f"it is {fingerprint(key)}")
         also = (
@@ -187,12 +200,7 @@ class KnownKeys:
             if self._authority
             else ""
         )
-        raise FailedError(
-            f"unknown host key {fingerprint(key)} ({key.get_name()}) of {self.name}",
-            hint="compare it on the node: ssh-keygen -lf /etc/ssh/ssh_host_KIND_key.pub; "
-            f"if it is the same: ssh-keyscan -t {_kind(key)} -p {port or 22} {host} "
-            f">>{self._add_to}{also}",
-        )
+        raise UnknownKeyError(key, self.name, self._add_to, also)
 
     def changed(self, what: str) -> None:
         """Raise the FailedError of a host that shows none of the keys known for it."""
