@@ -2,29 +2,31 @@
 """A build onto nodes: what a node shall have, and the way from facts to plan to change.
 
 Sources: Kerrighed 2.4.4's reading of its parameters and files. What a node must be able to
-do is in node_rules.py, the boot entry in boot_entry.py.
+do is in preflight.py, the boot entry in boot_entry.py.
 """
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from provision import boot_entry, boot_plan, evidence, node_rules
+from provision import boot_entry, boot_plan, evidence, node_rules, preflight
 from provision.artifacts import Artifacts, describe_or_none
 from provision.boot import Result
 from provision.boot_plan import Boot
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
 from provision.data import render
+from provision.disk_rules import Drivers
 from provision.errors import FailedError, InputError, KrgError
 from provision.facts import Facts
 from provision.fleet import Fleet
 from provision.node import ChangedError
-from provision.node_rules import Refusal
 from provision.plan import (
     Plan,
     Wanted,
@@ -32,10 +34,12 @@ from provision.plan import (
     changes,
     fold,
     is_safe_path,
+    lack_of_space,
     obstacles,
     size,
     text_wanted,
 )
+from provision.preflight import Kernel
 from provision.ssh import check_access
 
 Say = Callable[[str], None]
@@ -193,23 +197,29 @@ def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]
     return tuple(found)
 
 
-def _refusals(target: Target, entry: boot_entry.Entry | None, facts: Facts) -> list[Refusal]:
-    """Return the rules that speak against this node, those that were overruled left out."""
+@functools.lru_cache(maxsize=8)
+def _drivers(directory: Path, kernel_release: str) -> Drivers | None:
+    """Return what a build's drivers take; None when it cannot be read out of it."""
+    from kconfig import built
+    from kconfig.errors import KconfigError
+    from provision import vmlinux
+
+    try:
+        modules = built.load(directory / "lib/modules" / kernel_release)
+        inside = vmlinux.aliases(directory / "vmlinux")
+    except (KconfigError, InputError, OSError):
+        return None
+    return Drivers(inside=(*inside, *(modules.inside or ())), modules=modules.modules)
+
+
+def _kernel(target: Target, facts: Facts) -> Kernel:
     build = target.build
-    found = list(node_rules.processor(build.arch, facts))
-    found += node_rules.userland(build.arch, build.kernel_release, target.config, facts)
-    if entry is not None:
-        found += entry.refusals
-    return [refusal for refusal in found if refusal.rule not in target.force]
+    # Reading them takes a moment, for nothing where a node told no devices.
+    drivers = _drivers(build.directory, build.kernel_release) if facts.pci else None
+    return Kernel(build.arch, build.kernel_release, target.config, drivers)
 
 
-def _notes(target: Target, node: Node, facts: Facts) -> Iterator[str]:
-    hostname = facts.word("hostname") or ""
-    if hostname and node.name not in (hostname, hostname.split(".")[0]):
-        yield (
-            "the node calls itself by another name than the cluster file does; the kernel "
-            "gets its ids from the boot entry instead of /etc/kerrighed_nodes"
-        )
+def _notes(target: Target, facts: Facts) -> Iterator[str]:
     if facts.word("node_id") is not None:
         yield (
             "Kerrighed is running, and the new files take effect at the next boot. Rebooting "
@@ -240,8 +250,17 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
             )
     except FailedError as error:
         problems.append(error.message + (f" ({error.hint})" if error.hint else ""))
-    refusals = [str(refusal) for refusal in _refusals(target, entry, facts)]
-    notes = [*(entry.notes if entry is not None else ()), *_notes(target, node, facts)]
+    kernel = _kernel(target, facts)
+    found = list(
+        preflight.check(kernel, target.cluster.nodes, node, facts, bootloader=target.bootloader)
+    )
+    found += entry.refusals if entry is not None else ()
+    refusals = [str(refusal) for refusal in found if refusal.rule not in target.force]
+    notes = [
+        *(entry.notes if entry is not None else ()),
+        *preflight.notes(kernel, node, facts),
+        *_notes(target, facts),
+    ]
     if target.bootloader:
         problems += refusals
     else:
@@ -249,6 +268,8 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         notes += refusals
     planned = changes((*target.files, *_texts(target, entry)), facts)
     problems += obstacles(planned, facts)
+    room = preflight.space(lack_of_space(planned, facts))
+    problems += [str(refusal) for refusal in room if refusal.rule not in target.force]
     if problems:
         return Plan(node.name, problems=tuple(problems))
     linked = facts.linked or facts.word("tool") != "update-rc.d"

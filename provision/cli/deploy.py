@@ -86,6 +86,14 @@ if TYPE_CHECKING:
     help="How long a node may take to come back.",
 )
 @click.option(
+    "--prove-timeout",
+    default=90.0,
+    show_default=True,
+    type=click.FloatRange(0, 86400),
+    metavar="SECONDS",
+    help="How long a node that is up may take to load the module.",
+)
+@click.option(
     "--retry-failed",
     is_flag=True,
     help="Only the nodes that the last deployment left failed or not done.",
@@ -115,6 +123,7 @@ def deploy(
     max_down: int | None,
     whole_cluster: bool,
     boot_timeout: float,
+    prove_timeout: float,
     retry_failed: bool,
     forks: int,
     verbose: bool,
@@ -154,7 +163,9 @@ def deploy(
         reboot=reboot,
         whole_cluster=whole_cluster,
     )
-    way = Way(_pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot=boot_timeout))
+    way = Way(
+        _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
+    )
     only = _only(cluster, retry_failed)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     with contextlib.ExitStack() as stack:

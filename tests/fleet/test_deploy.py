@@ -19,8 +19,8 @@ KERNEL = f"/boot/vmlinuz-{RELEASE}"
 MENU = "/boot/grub/menu.lst"
 
 
-# The hosts have this machine's C library, which is newer than the build's kernel.
-FORCE = ("--force", "glibc")
+# The hosts have this machine's C library and init, which are newer than the build's kernel.
+FORCE = ("--force", "glibc", "--force", "init")
 
 
 def deploy(
