@@ -19,8 +19,8 @@ KERNEL = f"/boot/vmlinuz-{RELEASE}"
 MENU = "/boot/grub/menu.lst"
 
 
-# The hosts have this machine's C library, which is newer than the build's kernel.
-FORCE = ("--force", "glibc")
+# The hosts have this machine's C library and init, which are newer than the build's kernel.
+FORCE = ("--force", "glibc", "--force", "init")
 
 
 def deploy(
@@ -77,7 +77,7 @@ def is_deployed(host: Host, build: Path) -> None:
     assert menu.stat().st_mode & 0o7777 == 0o600
     line = f"kernel\t\t{KERNEL} root=/dev/hda1 session_id=7 node_id={host.number} panic=10 ro quiet"
     assert line.encode() + b"\n" in menu.read_bytes()
-    copies = list(host.path("/var/backups/krg-provision").rglob("menu.lst"))
+    copies = list(host.path("/var/lib/krg-provision/journal").rglob("menu.lst"))
     assert [copy.read_bytes() for copy in copies] == [MENU_LST]
     assert host.stages() == []
 
@@ -270,10 +270,14 @@ def test_deploy_in_the_middle_of_another_is_refused(host: Hosts, tmp_path: Path)
     running = host.start("deploy", "--nodes", str(host.cluster), "--artifacts", str(build), *FORCE)
     wait_for("the upload to begin", lambda: list(node.path("/lib/modules").glob(".krg*/*/k*")))
     os.killpg(running.pid, signal.SIGSTOP)
+    # From this machine, then by somebody at another.
+    same, _, said = deploy(host, build)
+    host.operator = "elsewhere"
     code, out, _ = deploy(host, build)
     os.killpg(running.pid, signal.SIGCONT)
     first, err = running.communicate(timeout=60)
-    assert (code, running.returncode) == (1, 0), out + first + err
+    assert (same, code, running.returncode) == (1, 1, 0), out + first + err
+    assert f"(process {running.pid}) since " in said and "is at work on this cluster" in said
     assert "another krg-provision is at work on this node" in out
     assert node.stages() == []
 
@@ -360,7 +364,7 @@ def test_what_was_in_usr_local_is_kept(host: Hosts, build: Path) -> None:
     code, out, err = deploy(host, build)
     assert code == 0, out + err
     assert "replace /usr/local/bin/krgadm (" in out and "the old one is kept" in out
-    (kept,) = node.path("/var/backups/krg-provision").glob("*/usr/local/bin")
+    (kept,) = node.path("/var/lib/krg-provision/journal").glob("*/files/usr/local/bin")
     assert (kept / "krgadm").read_text() == "mine\n"
     assert str((kept / "migrate").readlink()) == "elsewhere"
     assert node.stages() == []
