@@ -92,12 +92,16 @@ class Machine:
 
     image: Path
 
-    def boots(self, count: int) -> list[str]:
-        """Power on; return the command lines of the first ``count`` kernels, then power off."""
+    def boots(self, count: int, *, writable: bool = True) -> list[str]:
+        """Power on; return the command lines of the first ``count`` kernels, then power off.
+
+        :param writable: whether GRUB can write to the disk.
+        """
+        kind = "ide" if writable else "virtio,readonly=on"
         argv = [
             tool("qemu-system-x86_64"), "-nodefaults", "-display", "none", "-vga", "std",
             "-m", "64", "-serial", "stdio", "-boot", "c",
-            "-drive", f"file={self.image},format=raw,cache=writethrough",
+            "-drive", f"file={self.image},format=raw,cache=writethrough,if={kind}",
         ]  # fmt: skip
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as machine:
             assert machine.stdout is not None
