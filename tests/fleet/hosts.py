@@ -305,7 +305,7 @@ def _host(made: Hosts, number: int, busybox: bool) -> Host:
     (files / "root/.ssh/authorized_keys").write_text(made.key.with_suffix(".pub").read_text())
     (files / "boot/grub/menu.lst").write_bytes(MENU_LST)
     (files / "boot/grub/menu.lst").chmod(0o600)
-    for level in "2345":
+    for level in "0123456S":
         (files / f"etc/rc{level}.d").mkdir()
     (files / "etc/init.d").mkdir()
     (files / "etc/default").mkdir()
