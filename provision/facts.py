@@ -114,7 +114,7 @@ _WORDS = frozenset((
     "boot_id", "clock", "cmdline", "cpu64", "etc_hostname", "firmware",
     "grub2", "grub_device", "grub_mapper", "grub_type", "hostname", "init_link", "journal",
     "kernel", "machine", "modules", "node_id", "nrnodes", "root_number", "rootdev",
-    "rootdrivers", "rootfs", "rootmapper", "saved", "session_id", "tool", "uid", "uname",
+    "rootdrivers", "rootfs", "rootmapper", "saved", "session_id", "tool", "uid",
     "uptime", "watchdog", "watchdog_driver",
 ))  # fmt: skip
 _LISTS = ("has", "huge", "lacks", "linked", "nic", "odd", "pci", "place", "readonly")
@@ -208,10 +208,7 @@ def _mode(text: str, base: int) -> int:
 
 
 def _add_words(words: dict[str, str], blobs: Mapping[str, bytes]) -> None:
-    """Add what several words, or a program's output, come to."""
-    said = words.pop("uname", "").split()
-    if len(said) == 3:
-        words |= zip(("hostname", "kernel", "machine"), said, strict=True)
+    """Add what a program's output comes to, and make words plain."""
     if "uptime" in words:
         words["uptime"] = words["uptime"].partition(" ")[0]
     # Who drives the watchdog, where the kernel says that; else that there is one.

@@ -18,7 +18,7 @@ from provision import boot_facts, facts, machine_facts, superblock
 from provision.cluster import Node
 from provision.data import render
 from provision.facts import Facts, Nic, Pci, Space
-from provision.node import Session
+from provision.node import JOURNALS, Session
 from provision.ssh import Output
 
 MARK = "krg-mark"
@@ -33,6 +33,9 @@ def script() -> str:
         places="/boot /lib/modules /usr/local /etc /var /",
         texts="/etc/kerrighed_nodes /boot/grub/menu.lst",
         has=" ".join(boot_facts.HAS),
+        also="/etc/hostname",
+        journals=JOURNALS,
+        whole=True,
         token=MARK,
         running=False,
     )
@@ -201,7 +204,7 @@ def test_under_kerrighed_nothing_is_read_that_may_hang(root: Path) -> None:
 LINES = st.sampled_from(
     [b"place", b"stat", b"link", b"sum", b"text", b"blob root", b"blob disk", b"pci", b"nic",
      b"has", b"blob addresses", b"blob inodes", b"blob version udevadm", b"modules", b"clock",
-     b"blob links", b"blob df", b"blob features", b"uname",
+     b"blob links", b"blob df", b"blob features",
      b"uptime", b"end", MARK.encode(), b"uid", b"grub_type", b"grub_device md0", b"journal"]
 )  # fmt: skip
 VALUES = st.one_of(
