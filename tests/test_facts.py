@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision import boot_facts, facts, machine_facts, superblock
+from provision import boot_facts, disk_rules, facts, machine_facts, preflight, superblock
 from provision.cluster import Node
 from provision.data import render
 from provision.facts import Facts, Nic, Pci, Space
@@ -197,6 +197,77 @@ def test_under_kerrighed_nothing_is_read_that_may_hang(root: Path) -> None:
     found, _ = ask("/bin/dash", root=root)
     assert found.complete and found.word("node_id") == "3"
     assert found.word("uptime") is None
+
+
+# In namespaces of its own, so that nothing stays mounted; the machine's devices are seen.
+ON_DISK = """
+set -e
+mount "$1" "$2"
+cp -a "$3/." "$2"
+for name in proc sys dev; do
+    rm -rf "$2/$name"
+    mkdir "$2/$name"
+    mount --rbind "/$name" "$2/$name"
+done
+exec chroot "$2" /bin/dash -c "$4"
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"), [("ext2", []), ("ext3", []), ("ext4", ["root-features"])]
+)
+def test_root_on_a_real_disk(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, kind: str, refused: list[str]
+) -> None:
+    place = tmp_path_factory.mktemp("disk")
+    image, top = place / "image", place / "root"
+    top.mkdir()
+    image.write_bytes(bytes(32 << 20))
+    subprocess.run(["mke2fs", "-qF", "-t", kind, str(image)], check=True)
+    with image.open("r+b") as stream:
+        # What GRUB 2 leaves in the first sector.
+        stream.seek(0x180)
+        stream.write(b"GRUB \0Geom")
+    attached = subprocess.run(
+        ["losetup", "--find", "--show", str(image)], capture_output=True, text=True
+    )
+    if attached.returncode:
+        pytest.skip(f"no loop devices here (modprobe loop): {attached.stderr.strip()}")
+    device = attached.stdout.strip()
+    try:
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", ON_DISK, "sh", device, top, root, script()],
+            input=b"/etc/passwd\n",
+            capture_output=True,
+            timeout=60,
+        )
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+    assert done.returncode == 0, done.stderr
+    found = facts.parse(done.stdout, MARK)
+    assert found.complete and found.superblock is not None
+    assert found.word("rootdev") == device
+    assert (found.word("bootloader"), found.word("grubenv_storage")) == ("grub2", "plain")
+    assert found.word("grub_device") == device.removeprefix("/dev/")
+    assert found.space["/boot"].mount == "/" and 0 < found.inodes["/"] < 10_000
+    told = subprocess.run(["dumpe2fs", "-h", image], capture_output=True, text=True, check=True)
+    said = dict(line.split(":", 1) for line in told.stdout.splitlines() if ":" in line)
+    assert found.word("root_uuid") == said["Filesystem UUID"].strip()
+    names = said["Filesystem features"].split()
+    journal = machine_facts.journal_features(told.stdout.encode())
+    assert journal == said.get("Journal features", "").strip()
+    assert found.superblock.has_journal == ("has_journal" in names)
+    cannot, read_only = disk_rules.unknown_features(found.superblock, "ext3")
+    assert set(cannot + read_only) == set(names) & NOT_OF_EXT3
+    made = preflight.Kernel("i386", "2.6.20", "CONFIG_EXT2_FS=y\nCONFIG_EXT3_FS=y\n")
+    assert [r.rule for r in disk_rules.root_fs(made.release, made.config, found)] == refused
+
+
+# What mke2fs can give, and ext3 of Linux 2.6.20 cannot have.
+NOT_OF_EXT3 = {
+    "extent", "64bit", "flex_bg", "metadata_csum", "metadata_csum_seed", "huge_file", "dir_nlink",
+    "extra_isize", "uninit_bg", "orphan_present", "inline_data", "mmp", "bigalloc", "quota",
+}  # fmt: skip
 
 
 # --- the reader ---------------------------------------------------------------------------
