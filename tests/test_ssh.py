@@ -30,13 +30,21 @@ from provision.ssh import Shell
 from provision.ssh_keys import KnownKeys, Line, read_known_hosts
 
 
-@pytest.fixture
-def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Host]:
-    """Run a server whose Ed25519 key is known, and that has an RSA key too."""
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    known = home / ".ssh/known_hosts"
-    with sshd.running(tmp_path / "sshd", tmp_path / "there", known, "HostKey PLACE/rsa\n") as made:
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Host]:
+    """Run a server with an Ed25519 and an RSA key."""
+    place = tmp_path_factory.mktemp("server")
+    with sshd.running(place / "sshd", place / "there", None, "HostKey PLACE/rsa\n") as made:
         yield made
+
+
+@pytest.fixture
+def server(one_server: sshd.Host, home: Path) -> sshd.Host:
+    """Return a server whose Ed25519 key is known."""
+    (home / ".ssh").mkdir(mode=0o700)
+    line = f"[127.0.0.1]:{one_server.port} {blob(one_server, 'ed25519')}\n"
+    known(home).write_text(line)
+    return one_server
 
 
 def node(server: sshd.Host) -> Node:
