@@ -266,6 +266,44 @@ def test_keys_of_the_agent(
             running.terminate()
 
 
+def test_a_proxy_command_that_says_nothing_is_ended(
+    server: sshd.Host, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "_LIMITS", {"banner_timeout": 0.5, "auth_timeout": 5.0})
+    monkeypatch.setattr(ssh, "CONNECT_SECONDS", 0.6)
+    configure(home, f"Host *\n  ProxyCommand sh -c 'echo $$ >{tmp_path}/pid; exec sleep 600'\n")
+    assert "says nothing" in refused(node(server)).message
+    pid = int((tmp_path / "pid").read_text())
+    with contextlib.suppress(ProcessLookupError):
+        # Ended: at most its exit status is still to be read.
+        assert os.waitid(os.P_PID, pid, os.WEXITED) is not None
+
+
+@pytest.mark.slow
+def test_many_nodes_behind_one_gate(home: Path, tmp_path: Path) -> None:
+    """sshd drops what is more than its MaxStartups; all nodes log in to the gate first."""
+    file = home / ".ssh/known_hosts"
+    hard = "MaxStartups 8:100:8\n"
+    with (
+        sshd.running(tmp_path / "gate", tmp_path / "a", file, hard) as gate,
+        sshd.running(tmp_path / "sshd", tmp_path / "b", home / "more", "MaxStartups 99\n") as end,
+    ):
+        with file.open("a") as known:
+            known.write((home / "more").read_text())
+        keys = tmp_path / "gate/authorized"
+        keys.write_text(keys.read_text() + end.key.with_suffix(".pub").read_text())
+        jump = (Login("127.0.0.1", "root", gate.port),)
+        nodes = [replace(node(end), name=f"n{number}", jump=jump) for number in range(40)]
+        with fleet(nodes, 40) as among:
+
+            def hello(of: Node) -> bytes:
+                with among.session(of) as shell:
+                    return shell.run("echo hello", label="test").out
+
+            found = [answer for _, answer in among.each(nodes, hello)]
+        assert found == [b"hello\n"] * 40
+
+
 # --- servers that misbehave ---------------------------------------------------------------
 
 
