@@ -24,7 +24,7 @@ from provision.evidence import Evidence
 from provision.facts import Facts
 from provision.fleet import ClosedError
 from provision.node import Session
-from provision.plan import Plan, changes, text_wanted
+from provision.plan import Plan, changes, made_from, text_wanted
 
 # Lines of a kernel's log that are shown.
 LOG_LINES = 20
@@ -108,7 +108,14 @@ def _seconds(text: str | None) -> float | None:
 def switch_plan(node: Node, switch: Switch, facts: Facts) -> Plan:
     """Return the plan that carries out a change of what is booted."""
     texts = tuple(text_wanted(file.path, file.content, file.mode) for file in switch.texts)
-    return Plan(node.name, changes(texts, facts), switch.runs, (), switch.notes)
+    return Plan(
+        node.name,
+        changes(texts, facts),
+        switch.runs,
+        notes=switch.notes,
+        made_from=made_from(facts),
+        about=(("command", "boot"),),
+    )
 
 
 def restart(session: Session, facts: Facts) -> None:

@@ -279,7 +279,6 @@ def test_a_proxy_command_that_says_nothing_is_ended(
         assert os.waitid(os.P_PID, pid, os.WEXITED) is not None
 
 
-@pytest.mark.slow
 def test_many_nodes_behind_one_gate(home: Path, tmp_path: Path) -> None:
     """sshd drops what is more than its MaxStartups; all nodes log in to the gate first."""
     file = home / ".ssh/known_hosts"

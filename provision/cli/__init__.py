@@ -29,6 +29,7 @@ COMMANDS = {
     "lab": ("provision.cli.lab:lab", "Run a virtual cluster on this machine."),
     "init": ("provision.cli.init:init", "Write a cluster file from questions or a host list."),
     "deploy": ("provision.cli.deploy:deploy", "Install a build on nodes over SSH."),
+    "rollback": ("provision.cli.rollback:rollback", "Take back what was done to nodes."),
     "status": ("provision.cli.status:status", "Show what each node runs."),
 }
 
