@@ -301,6 +301,7 @@ def test_many_nodes_behind_one_gate(home: Path, tmp_path: Path) -> None:
 
             found = [answer for _, answer in among.each(nodes, hello)]
         assert found == [b"hello\n"] * 40
+        assert "MaxStartups" not in (tmp_path / "gate/log").read_text()
 
 
 # --- servers that misbehave ---------------------------------------------------------------
