@@ -282,7 +282,7 @@ def test_a_proxy_command_that_says_nothing_is_ended(
 def test_many_nodes_behind_one_gate(home: Path, tmp_path: Path) -> None:
     """sshd drops what is more than its MaxStartups; all nodes log in to the gate first."""
     file = home / ".ssh/known_hosts"
-    hard = "MaxStartups 8:100:8\n"
+    hard = "MaxStartups 16:100:16\n"
     with (
         sshd.running(tmp_path / "gate", tmp_path / "a", file, hard) as gate,
         sshd.running(tmp_path / "sshd", tmp_path / "b", home / "more", "MaxStartups 99\n") as end,
@@ -302,6 +302,29 @@ def test_many_nodes_behind_one_gate(home: Path, tmp_path: Path) -> None:
             found = [answer for _, answer in among.each(nodes, hello)]
         assert found == [b"hello\n"] * 40
         assert "MaxStartups" not in (tmp_path / "gate/log").read_text()
+
+
+OLD = """HostKey PLACE/rsa
+HostKeyAlgorithms ssh-rsa
+PubkeyAcceptedAlgorithms ssh-rsa
+KexAlgorithms diffie-hellman-group14-sha1
+Ciphers aes128-ctr
+MACs hmac-sha1
+"""
+
+
+def test_a_server_of_the_time(home: Path, tmp_path: Path) -> None:
+    """Nothing newer than what OpenSSH 5.1 has; reached by another name in ssh_config."""
+    with sshd.running(tmp_path / "sshd", tmp_path / "there", known(home), OLD) as server:
+        key = tmp_path / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", key], check=True)
+        authorized = tmp_path / "sshd/authorized"
+        authorized.write_text(key.with_suffix(".pub").read_text())
+        known(home).write_text(f"[127.0.0.1]:{server.port} {blob(server, 'rsa')}\n")
+        configure(home, "Host krg1\n  HostName 127.0.0.1\n")
+        of = Node("krg1", 1, "krg1", port=server.port, key=key)
+        assert "does not let root in" in refused(of).message
+        says_hello(replace(of, old_ssh=True))
 
 
 # --- servers that misbehave ---------------------------------------------------------------
