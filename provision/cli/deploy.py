@@ -166,7 +166,7 @@ def deploy(
     way = Way(
         _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
     )
-    only = _only(cluster, retry_failed)
+    only = _only(cluster, retry_failed, whole_cluster)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     with contextlib.ExitStack() as stack:
         place = None if check else stack.enter_context(events.locked(cluster))
@@ -205,11 +205,13 @@ def _pace(
     return Pace(canary or 0, wave, max_down)
 
 
-def _only(cluster: Cluster, retry_failed: bool) -> Sequence[Node]:
+def _only(cluster: Cluster, retry_failed: bool, whole_cluster: bool) -> Sequence[Node]:
     """Return the nodes to work on."""
     from provision import events
     from provision.errors import InputError
 
+    if whole_cluster and len(cluster.selected) != len(cluster.nodes):
+        raise InputError("--whole-cluster restarts all nodes: select all of them")
     if not retry_failed:
         return cluster.selected
     names = events.to_repeat(cluster)
