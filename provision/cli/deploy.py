@@ -215,12 +215,13 @@ def _only(cluster: Cluster, retry_failed: bool, whole_cluster: bool) -> Sequence
     if not retry_failed:
         return cluster.selected
     names = events.to_repeat(cluster)
-    if not names:
+    nodes = [node for node in cluster.selected if node.name in names]
+    if not nodes:
         raise InputError(
             "--retry-failed: the last deployment from this machine left no node failed",
             hint="leave it out to look at all nodes",
         )
-    return [node for node in cluster.selected if node.name in names]
+    return nodes
 
 
 @contextmanager
