@@ -301,6 +301,12 @@ def parse(raw: bytes, mark: str) -> Facts:
         words["root_uuid"] = block.uuid
     words["bootloader"] = boot_facts.bootloader(found.blobs, has)
     words["grubenv_storage"] = boot_facts.grubenv_storage(words)
+    if "uptime" in words:
+        words["uptime"] = words["uptime"].partition(" ")[0]
+    # Who drives the watchdog, where the kernel says that; else that there is one.
+    driver = words.pop("watchdog_driver", "")
+    if driver and "watchdog" in words:
+        words["watchdog"] = driver
     words["init"] = boot_facts.init_system(words, found.versions, has)
     version = boot_facts.udev(found.versions)
     if version is not None:
