@@ -41,6 +41,13 @@ if TYPE_CHECKING:
     help="The build to install.  [default: the newest that fits the cluster]",
     shell_complete=complete.builds,
 )
+@click.option(
+    "--packages",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Install the build's Debian packages, made by krg-provision package, on nodes that have "
+    "dpkg.  [default: files]",
+)
 @click.option("--check", is_flag=True, help="Show what would change; change nothing.")
 @click.option(
     "--bootloader/--no-bootloader", default=True, help="Write the GRUB Legacy entry or not."
@@ -119,6 +126,7 @@ def deploy(
     *,
     nodes: Path,
     artifacts: Path | None,
+    packages: Path | None,
     check: bool,
     bootloader: bool,
     force: tuple[str, ...],
@@ -168,6 +176,7 @@ def deploy(
         force=force,
         reboot=reboot,
         whole_cluster=whole_cluster,
+        packages=packages,
     )
     way = Way(
         _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
