@@ -147,18 +147,28 @@ def serving(node: Root, place: Path, home: Path) -> Iterator[Fleet]:
         log.close()
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, home: Path) -> Iterator[Fleet]:
-    """A Debian with GRUB Legacy, a stock kernel, and the menu that update-grub made of it."""
-    include = ("openssh-server", "kmod", "grub-legacy")
-    with debian_root.root(tmp_path, include=include, disk=True) as node:
+@contextmanager
+def debian(place: Path, home: Path, loader: str) -> Iterator[Fleet]:
+    """Make a Debian with a stock kernel, and a menu that its update-grub made of that."""
+    include = ("openssh-server", "kmod", loader)
+    with debian_root.root(place, include=include, disk=True) as node:
         node.file(f"/boot/vmlinuz-{STOCK}").write_text("stock kernel")
         node.file("/boot/grub").mkdir(exist_ok=True)
-        node.file("/boot/grub/menu.lst").write_text("default 0\ntimeout 5\n")
-        node.file("/boot/grub/device.map").write_text(f"(hd0) {node.devices[0]}\n")
-        node.run(["update-grub", "-y"], check=True)
-        with serving(node, tmp_path, home) as made:
+        if loader == "grub-legacy":
+            node.file("/boot/grub/menu.lst").write_text("default 0\ntimeout 5\n")
+            node.file("/boot/grub/device.map").write_text(f"(hd0) {node.devices[0]}\n")
+        else:
+            node.file("/boot/grub/grub.cfg").write_text("")
+        node.run(["update-grub", *(["-y"] if loader == "grub-legacy" else [])], check=True)
+        with serving(node, place, home) as made:
             yield made
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, home: Path) -> Iterator[Fleet]:
+    """A Debian with GRUB Legacy."""
+    with debian(tmp_path, home, "grub-legacy") as made:
+        yield made
 
 
 def menu(fleet: Fleet) -> str:
@@ -253,3 +263,20 @@ def test_packages_of_another_machine_or_over_files(
     said = fleet.deploy(build, "--packages", debs(home, build, 1), status=1)
     assert "lies there as files, not as packages" in said
     assert "no packages of ours" in fleet.deploy(build, "--packages", home, status=2)
+
+
+def test_grub_2(tmp_path: Path, home: Path, build: Artifacts) -> None:
+    """A newer kernel would become the first entry of grub.cfg: it is not written at all."""
+    with debian(tmp_path, home, "grub2-common") as fleet:
+        before = fleet.tree()
+        grub_cfg = fleet.node.file("/boot/grub/grub.cfg").read_text()
+        said = fleet.deploy(build, "--packages", debs(home, build, 1))
+        assert "1 node: 1 changed" in said
+        assert fleet.node.file("/boot/grub/grub.cfg").read_text() == grub_cfg
+        ours = fleet.node.file("/boot/grub/custom.cfg").read_text()
+        assert f"vmlinuz-{build.kernel_release}" in ours
+        fleet.node.run(["grub-script-check", "/boot/grub/custom.cfg"], check=True)
+        fleet.krg("rollback")
+        now = fleet.tree()
+        assert now.keys() ^ before.keys() == set()
+        assert [name for name in now if now[name] != before[name]] == []
