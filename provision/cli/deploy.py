@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     help="The build to install.  [default: the newest that fits the cluster]",
     shell_complete=complete.builds,
 )
+@click.option(
+    "--packages",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Install the build's Debian packages in DIR, made by the command package, on nodes that "
+    "have dpkg.  [default: files]",
+)
 @click.option("--check", is_flag=True, help="Show what would change; change nothing.")
 @click.option(
     "--bootloader/--no-bootloader", default=True, help="Write the GRUB Legacy entry or not."
@@ -114,6 +121,7 @@ def deploy(
     *,
     cluster: Cluster,
     artifacts: Path | None,
+    packages: Path | None,
     check: bool,
     bootloader: bool,
     force: tuple[str, ...],
@@ -162,6 +170,7 @@ def deploy(
         force=force,
         reboot=reboot,
         whole_cluster=whole_cluster,
+        packages=packages,
     )
     way = Way(
         _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
