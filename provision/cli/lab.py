@@ -15,6 +15,8 @@ from provision.cli import complete
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from provision.lab.lifecycle import Bootloader
+
 _NAME = click.option("--name", default="krg", show_default=True, help="Which lab.",
                      shell_complete=complete.labs)  # fmt: skip
 _FORMAT = click.option(
@@ -57,15 +59,32 @@ def lab() -> None:
     show_default=True,
     help="Emulation (tcg) or KVM; auto takes KVM only if this kernel is seen to boot in it.",
 )
+@click.option(
+    "--bootloader",
+    type=click.Choice(["none", "legacy", "grub2"]),
+    default="none",
+    show_default=True,
+    help="none: QEMU boots the build. Else nodes have a disk with Debian's kernel, GRUB and SSH.",
+)
 @_NAME
 def up(
-    nodes: int, artifacts: Path | None, memory: int, session: int, accel: str, name: str
+    nodes: int,
+    artifacts: Path | None,
+    memory: int,
+    session: int,
+    accel: str,
+    bootloader: Bootloader,
+    name: str,
 ) -> None:
-    """Start a lab's nodes and wait until Kerrighed is loaded on each.
+    """Start a lab's nodes and wait until each is up.
+
+    Without a boot loader they run the build, with Kerrighed loaded. With one they are
+    machines to deploy to: the lab's cluster.toml is for that.
 
     \b
     Examples:
       krg-provision lab up --nodes 3
+      krg-provision lab up --nodes 2 --bootloader legacy
       krg-provision lab up --name other --session 2 --artifacts ~/build --accel tcg
     """
     from provision import artifacts as builds
@@ -73,8 +92,18 @@ def up(
     from provision.lab import lifecycle
 
     build = builds.load(artifacts.resolve()) if artifacts else builds.find()
-    made = lifecycle.up(build, name=name, nodes=nodes, memory=memory, session=session, accel=accel)
+    made = lifecycle.up(
+        build,
+        name=name,
+        nodes=nodes,
+        memory=memory,
+        session=session,
+        accel=accel,
+        bootloader=bootloader,
+    )
     say(f"lab {name} is up: {nodes} nodes, session {session}; consoles in {made.directory}")
+    if made.has_disks:
+        say(f"next: krg-provision deploy --nodes {made.cluster_file}")
 
 
 @lab.command()

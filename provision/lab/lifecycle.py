@@ -5,27 +5,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import re
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 from provision.artifacts import Artifacts
 from provision.console import say
 from provision.errors import FailedError, InputError, KrgError, MissingError
-from provision.lab import agent, qemu, state
+from provision.lab import agent, disk_image, disk_node, qemu, state
 from provision.lab.accel import choose
 from provision.lab.image import initramfs
 from provision.lab.state import Lab, LabNode
+from provision.musl import Arch
 from provision.paths import cache_dir, labs_dir
 
 BOOT_SECONDS = 300.0  # seen: 7 s on an idle machine, minutes on a crowded one
 MOST_NODES = 32
 LOG_MEGABYTES = 2
+_PORTS = range(22000, 30000)
+
+Bootloader = Literal["none", "legacy", "grub2"]
 
 # One round trip; all of it answers even when another node of the cluster is lost,
 # which cannot be said of ps, /proc/cpuinfo or /proc/meminfo.
@@ -56,10 +63,19 @@ class NodeStatus:
 
 
 def up(
-    artifacts: Artifacts, *, name: str, nodes: int, memory: int, session: int, accel: str
+    artifacts: Artifacts,
+    *,
+    name: str,
+    nodes: int,
+    memory: int,
+    session: int,
+    accel: str,
+    bootloader: Bootloader = "none",
 ) -> Lab:
-    """Start a lab and wait until every node has Kerrighed loaded.
+    """Start a lab and wait until every node is up.
 
+    Without a boot loader that is with the build's kernel and Kerrighed loaded; with one it is
+    with Debian's kernel from the node's disk, an SSH server, and nothing of the build yet.
     If a node does not come up, everything started is ended; the consoles' logs stay.
 
     :raises InputError: a bad value, or the lab is up already.
@@ -80,9 +96,12 @@ def up(
         _check_down(name)
         _check_memory(nodes * memory)
         _check_space(nodes)
+        base = None
         with _space_named():
             image = initramfs(artifacts)
-        kernel = artifacts.path("vmlinuz")
+            if bootloader != "none":
+                base = disk_image.base_image(cast(Arch, artifacts.arch), bootloader)
+        ports = _ports(name, nodes) if base else [0] * nodes
         lab = Lab(
             name=name,
             session=session,
@@ -92,14 +111,23 @@ def up(
             memory=memory,
             accel=choose(accel, artifacts, image),
             created=time.time(),
-            nodes=tuple(LabNode(n, str(uuid.uuid4())) for n in range(1, nodes + 1)),
+            nodes=tuple(LabNode(n, str(uuid.uuid4()), port) for n, port in enumerate(ports, 1)),
+            bootloader=bootloader,
         )
         qemu.check_network(lab)
         _lay_out(lab)
         try:
+            if base is not None:
+                with _space_named():
+                    disk_node.lay_out(lab, base)
             for node in lab.nodes:
-                qemu.start(lab, node, kernel, image)
-            say(f"lab {name}: {nodes} nodes booting {lab.kernel_release} ({lab.accel})")
+                if base is not None:
+                    boot = qemu.disk_boot(lab, node)
+                else:
+                    boot = qemu.kernel_boot(lab, node, artifacts.path("vmlinuz"), image)
+                qemu.start(lab, node, boot)
+            what = f"through {bootloader}" if base else lab.kernel_release
+            say(f"lab {name}: {nodes} nodes booting {what} ({lab.accel})")
             _wait_for_all(lab)
         except BaseException:
             _stop_all(lab)
@@ -227,6 +255,28 @@ def _lay_out(lab: Lab) -> None:
     state.save(lab)
 
 
+def _ports(name: str, count: int) -> list[int]:
+    """Return loopback ports for SSH that are free now; the same ones again where possible.
+
+    Below the ports that the system gives to outgoing connections (ip_local_port_range).
+    """
+    digest = hashlib.sha256(str(labs_dir() / name).encode()).digest()
+    start = int.from_bytes(digest[:2])
+    found: list[int] = []
+    for step in range(_PORTS.stop - _PORTS.start):
+        port = _PORTS[(start + step) % len(_PORTS)]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise MissingError(f"no {count} free ports from {_PORTS.start} to {_PORTS.stop - 1}")
+
+
 def _wait_for_all(lab: Lab) -> None:
     started = time.monotonic()
     with ThreadPoolExecutor(len(lab.nodes)) as pool:
@@ -250,6 +300,10 @@ def _wait_for_node(lab: Lab, node: LabNode, started: float) -> None:
         if seen.state in ("ended", "failed") or time.monotonic() > deadline:
             raise _not_up(lab, node, seen)
         time.sleep(0.3)
+    if lab.has_disks:
+        after = time.monotonic() - started
+        say(f"node {node.number}: up after {after:.0f} s, {seen.kernel_release}")
+        return
     if (seen.node_id, seen.session_id) != (node.number, lab.session):
         raise FailedError(
             f"node {node.number}: the kernel took node {seen.node_id} of session "
