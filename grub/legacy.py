@@ -26,6 +26,8 @@ _BEGIN = "### BEGIN KRG-PROVISION +{} ### written by krg-provision deploy, chang
 _END = "### END KRG-PROVISION ###"
 _BEGIN_LINE = re.compile(r"^### BEGIN KRG-PROVISION \+([0-3]) ###[^\n]*\n", re.MULTILINE)
 _END_LINE = re.compile(r"^### END KRG-PROVISION ###[^\n]*(?:\n|\Z)", re.MULTILINE)
+# Lines of ours below the first marker: what grub.legacy_trial wrote down to undo it.
+_KEPT = re.compile(r"(?:### KRG-PROVISION [^\n]*\n)*")
 _LIST_BEGIN = re.compile(r"^### BEGIN AUTOMAGIC KERNELS LIST", re.MULTILINE)
 _LIST_END = re.compile(r"^### END DEBIAN AUTOMAGIC KERNELS LIST", re.MULTILINE)
 
@@ -47,8 +49,8 @@ _BOOTS = frozenset({"kernel", "chainloader", "configfile"})
 _ROOTS = frozenset({"root", "rootnoverify", "uuid"})
 
 # Words on a kernel line that ask for a shell and a person at the keyboard.
-_SINGLE = frozenset({"single", "1", "S", "s", "-s", "-b", "emergency", "rescue"})
-_SHELL = re.compile(r"(?:rd)?init=\S*sh")
+_SINGLE = frozenset({"single", "1", "S", "s", "-s", "-b", "emergency", "rescue", "recovery"})
+_SHELL = re.compile(r"(?:rd)?init=\S*sh|(?:rd\.)?systemd\.unit=(?:rescue|emergency)\.target")
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _NUMBER = re.compile(r"0[xX]([0-9A-Fa-f]+)|(?!0[xX])([0-9]+)")
@@ -85,9 +87,7 @@ class Entry:
     def usable(self) -> bool:
         """Tell whether it starts Linux by itself: a kernel with root=, not for single-user work."""
         kernel = self.kernel
-        if kernel is None or kernel.value("root") is None:
-            return False
-        return not any(a in _SINGLE or _SHELL.fullmatch(a) for a in kernel.arguments)
+        return kernel is not None and kernel.starts_alone
 
     @property
     def root(self) -> Command | None:
@@ -118,6 +118,28 @@ class Kernel:
         found = [a.partition("=")[2] for a in self.arguments if a.startswith(name + "=")]
         return found[-1] if found else None
 
+    @property
+    def starts_alone(self) -> bool:
+        """Tell whether it is Linux with a root=, and asks for no shell or single-user work."""
+        if self.value("root") is None:
+            return False
+        return not any(a in _SINGLE or _SHELL.fullmatch(a) for a in self.arguments)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where our stanza with its markers stands in the text, and what is where in it.
+
+    ``blank`` line ends stand before it; what was written down of the menu begins at ``kept``,
+    the stanza at ``stanza``.
+    """
+
+    start: int
+    end: int
+    blank: int
+    kept: int
+    stanza: int
+
 
 def _physical(text: str) -> Iterator[tuple[int, str]]:
     return ((match.start(), match.group()) for match in _LINE.finditer(text))
@@ -128,8 +150,11 @@ def _continues(line: str) -> bool:
     return line.rstrip("\n").replace("\r", "").endswith("\\")
 
 
-def _commands(text: str) -> Iterator[tuple[int, Command]]:
-    """Yield (offset, command) as GRUB reads them: joined lines, no comments."""
+def commands(text: str) -> Iterator[tuple[int, Command]]:
+    """Yield (offset, command) as GRUB reads them: joined lines, no comments.
+
+    The offset is where the command's first line begins.
+    """
     start, joined = 0, ""
     # The empty line ends one that is continued up to the end of the file.
     for offset, line in (*_physical(text), (len(text), "")):
@@ -146,21 +171,28 @@ def _commands(text: str) -> Iterator[tuple[int, Command]]:
             yield start, Command(name, whole[len(name) :].lstrip(" ="))
 
 
-def _region(text: str) -> tuple[int, int, int] | None:
-    """Return (start, end, line ends before) of our stanza with its markers, or None."""
+def region(text: str) -> Region | None:
+    """Return where our stanza is, or None.
+
+    :raises MenuError: the marker lines are damaged.
+    """
     begins = list(_BEGIN_LINE.finditer(text))
     ends = list(_END_LINE.finditer(text))
     if not begins and not ends:
         return None
     if len(begins) != 1 or len(ends) != 1 or ends[0].start() < begins[0].end():
         raise MenuError("the marker lines of krg-provision are not one BEGIN followed by one END")
-    return begins[0].start(), ends[0].end(), int(begins[0].group(1))
+    kept = _KEPT.match(text, begins[0].end())
+    assert kept is not None
+    return Region(
+        begins[0].start(), ends[0].end(), int(begins[0].group(1)), kept.start(), kept.end()
+    )
 
 
 def _titles(text: str) -> list[tuple[int, str, list[Command]]]:
     """Return (offset, title, commands) of every title, those that GRUB drops included."""
     found: list[tuple[int, str, list[Command]]] = []
-    for offset, command in _commands(text):
+    for offset, command in commands(text):
         if command.name == "title":
             found.append((offset, command.argument.rstrip(" "), []))
         elif found:
@@ -173,26 +205,26 @@ def entries(text: str) -> tuple[Entry, ...]:
 
     A title with no command that GRUB knows below it is no entry: the next title takes its place.
     """
-    region = _region(text)
+    found = region(text)
     return tuple(
-        Entry(title, tuple(body), region is not None and region[0] <= offset < region[1])
+        Entry(title, tuple(body), found is not None and found.start <= offset < found.end)
         for offset, title, body in _titles(text)
         if any(command.name in _KNOWN for command in body)
     )
 
 
-def _own(text: str) -> int | None:
+def own(text: str) -> int | None:
     """Return the number of our entry, or None if there is none.
 
     :raises MenuError: between our markers is something else than one entry. Replacing it
         would delete what somebody put there, and renumber what follows.
     """
-    region = _region(text)
-    if region is None:
+    found = region(text)
+    if found is None:
         return None
-    inside = [t for t in _titles(text) if region[0] <= t[0] < region[1]]
+    inside = [t for t in _titles(text) if found.start <= t[0] < found.end]
     numbers = [number for number, entry in enumerate(entries(text)) if entry.ours]
-    first = next((c for o, c in _commands(text) if region[0] <= o < region[1]), None)
+    first = next((c for o, c in commands(text) if found.start <= o < found.end), None)
     if len(inside) != 1 or len(numbers) != 1 or first is None or first.name != "title":
         raise MenuError(
             "between the marker lines of krg-provision there is not exactly one entry, its own"
@@ -200,7 +232,7 @@ def _own(text: str) -> int | None:
     return numbers[0]
 
 
-def _number(text: str) -> tuple[int | None, str]:
+def leading_number(text: str) -> tuple[int | None, str]:
     """Return the number that ``text`` begins with, as GRUB reads it, and what follows."""
     match = _NUMBER.match(text)
     if match is None:
@@ -225,17 +257,17 @@ def numbers(text: str, saved: int | None = None) -> Numbers:
     """
     default, is_saved = 0, False
     fallback: tuple[int, ...] = ()
-    for _, command in _commands(text):
+    for _, command in commands(text):
         if command.name == "title":
             break
         if command.name == "default":
-            value, _ = _number(command.argument)
+            value, _ = leading_number(command.argument)
             if command.argument == "saved":
                 default, is_saved = saved or 0, True
             elif value is not None:
                 default, is_saved = value, False
         elif command.name == "fallback":
-            words = (_number(word)[0] for word in command.argument.split(" "))
+            words = (leading_number(word)[0] for word in command.argument.split(" "))
             fallback = tuple(word for word in words if word is not None)
     return Numbers(default, is_saved, fallback)
 
@@ -251,8 +283,8 @@ def default_index(text: str, saved: int | None = None) -> int:
 
 def boots_ours(text: str, saved: int | None = None) -> bool:
     """Tell whether our entry is the one booted by default."""
-    own = _own(text)
-    return own is not None and default_index(text, saved) == own
+    number = own(text)
+    return number is not None and default_index(text, saved) == number
 
 
 def saved_index(text: str) -> int | None:
@@ -261,7 +293,7 @@ def saved_index(text: str) -> int | None:
     GRUB looks at nine bytes and takes the digits they begin with. It writes a NUL byte
     after the number, grub-set-default a newline.
     """
-    return _number(text[:9])[0]
+    return leading_number(text[:9])[0]
 
 
 def known_good(text: str, saved: int | None = None) -> Entry:
@@ -309,7 +341,17 @@ def kernel_path(model: Kernel, name: str, *, boot_is_separate: bool) -> str:
     return f"{prefix}/{name}" if boot_is_separate else f"{prefix}/boot/{name}"
 
 
-def _line_end(text: str) -> str:
+def trial_line(text: str) -> str | None:
+    """Return the first command below our title if it saves another entry as the default."""
+    there = region(text)
+    assert there is not None
+    lines = text[there.stanza : there.end].split("\n")
+    line = lines[1].rstrip("\r") if len(lines) > 1 else ""
+    return line if re.fullmatch(r"savedefault[ \t]+[0-9]+", line) else None
+
+
+def line_end(text: str) -> str:
+    """Return how lines of this file end."""
     first = text.find("\n")
     return "\r\n" if first > 0 and text[first - 1] == "\r" else "\n"
 
@@ -333,15 +375,15 @@ def _check_numbers(text: str, saved: int | None) -> None:
 def put(text: str, body: str, saved: int | None = None) -> str:
     """Return ``text`` with ``body`` (a title and its commands) as our stanza.
 
-    A stanza of ours is replaced where it stands; otherwise one is added at the end. All
-    other bytes stay as they are, and doing it twice is doing it once.
+    A stanza of ours is replaced where it stands, and stays a trial if it is one; otherwise one
+    is added at the end. All other bytes stay as they are, and doing it twice is doing it once.
 
     :param saved: the number held by /boot/grub/default, which "default saved" stands for.
     :raises MenuError: nothing else in the menu starts Linux (there would be no way back); a
         number in ``default`` or ``fallback`` is out of range, so could come to mean ours; the
         markers are damaged or hold more than our entry; update-grub's list has no end.
     """
-    region = _region(text)
+    there = region(text)
     lines = body.strip("\n").split("\n")
     if any(_continues(line) or line.startswith("###") for line in lines):
         raise MenuError("the stanza holds a marker or a continued line")
@@ -353,14 +395,13 @@ def put(text: str, body: str, saved: int | None = None) -> str:
     if _LIST_BEGIN.search(text) and not _LIST_END.search(text):
         raise MenuError("update-grub's list of kernels begins but never ends")
     _check_numbers(text, saved)
-    _own(text)
-    end = _line_end(text)
+    own(text)
+    end = line_end(text)
+    if there is not None and (once := trial_line(text)) is not None:
+        lines.insert(1, once)
     inner = end.join([*lines, _END, ""])
-    if region is not None:
-        start, stop, _ = region
-        marker = _BEGIN_LINE.match(text, start)
-        assert marker is not None
-        return text[: marker.end()] + inner + text[stop:]
+    if there is not None:
+        return text[: there.stanza] + inner + text[there.end :]
     # A blank line before it, for the reader; one more where the last line has no end, and
     # one more where a backslash would join the marker to the line before.
     last = text[text.rstrip("\n").rfind("\n") + 1 :].rstrip("\n").replace("\r", "")
@@ -377,20 +418,20 @@ def remove(text: str, saved: int | None = None) -> str:
     :raises MenuError: the markers are damaged or hold more than our entry, nothing else in
         the menu starts Linux, or ``default`` or ``fallback`` mean ours or one below it.
     """
-    region = _region(text)
-    if region is None:
+    there = region(text)
+    if there is None:
         return text
-    start, stop, count = region
-    marker = _BEGIN_LINE.match(text, start)
-    assert marker is not None
-    end = "\r\n" if marker.group().endswith("\r\n") else "\n"
-    for _ in range(count):
+    if there.kept != there.stanza:
+        raise MenuError("lines of the menu were changed for our entry: they have to go back first")
+    start = there.start
+    end = "\r\n" if text[: there.kept].endswith("\r\n") else "\n"
+    for _ in range(there.blank):
         if text[:start].endswith(end):
             start -= len(end)
-    rest = text[:start] + text[stop:]
+    rest = text[:start] + text[there.end :]
     if not any(entry.usable for entry in entries(rest)):
         raise MenuError("without our stanza the menu would have no bootable entry")
-    own, used = _own(text), numbers(text, saved)
-    if own is not None and max(used.default, *used.fallback, 0) >= own:
-        raise MenuError(f"default or fallback mean entry {own}, which is ours, or one below it")
+    number, used = own(text), numbers(text, saved)
+    if number is not None and max(used.default, *used.fallback, 0) >= number:
+        raise MenuError(f"default or fallback mean entry {number}, which is ours, or one below it")
     return rest

@@ -7,7 +7,6 @@ do is in node_rules.py, the boot entry in boot_entry.py.
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 import re
 import time
@@ -17,7 +16,6 @@ from typing import Any
 
 from provision import boot_entry, node_rules
 from provision.artifacts import Artifacts, describe_or_none
-from provision.boot_entry import MENU
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
 from provision.data import render
 from provision.errors import FailedError, InputError, KrgError
@@ -25,7 +23,17 @@ from provision.facts import Facts
 from provision.fleet import Fleet
 from provision.node import ChangedError
 from provision.node_rules import Refusal
-from provision.plan import Plan, Wanted, as_plan_json, changes, fold, is_safe_path, obstacles, size
+from provision.plan import (
+    Plan,
+    Wanted,
+    as_plan_json,
+    changes,
+    fold,
+    is_safe_path,
+    obstacles,
+    size,
+    text_wanted,
+)
 from provision.ssh import check_access
 
 Say = Callable[[str], None]
@@ -109,11 +117,6 @@ def _from_build(build: Artifacts, path: str, name: str) -> Wanted:
     return Wanted(path, entry.sha256, entry.size, mode, source=build.path(name))
 
 
-def _text(path: str, content: bytes, mode: int = 0o644) -> Wanted:
-    digest = hashlib.sha256(content).hexdigest()
-    return Wanted(path, digest, len(content), mode, content=content)
-
-
 @dataclass(frozen=True)
 class Target:
     """What is deployed: a build with its .config, for a cluster.
@@ -170,12 +173,14 @@ def installed(
 def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]:
     settings = render("default_kerrighed.j2", legacy_sched=target.cluster.legacy_sched)
     found = [
-        _text("/etc/kerrighed_nodes", target.cluster.nodes_file().encode()),
-        _text("/etc/default/kerrighed", settings.encode()),
-        _text("/etc/init.d/kerrighed", render("kerrighed.init.j2", packaged=False).encode(), 0o755),
+        text_wanted("/etc/kerrighed_nodes", target.cluster.nodes_file().encode()),
+        text_wanted("/etc/default/kerrighed", settings.encode()),
+        text_wanted(
+            "/etc/init.d/kerrighed", render("kerrighed.init.j2", packaged=False).encode(), 0o755
+        ),
     ]
     if entry is not None:
-        found.append(_text(MENU, entry.text, 0o600))
+        found += [text_wanted(file.path, file.content, file.mode) for file in entry.texts]
     return tuple(found)
 
 
@@ -184,8 +189,6 @@ def _refusals(target: Target, entry: boot_entry.Entry | None, facts: Facts) -> l
     build = target.build
     found = list(node_rules.processor(build.arch, facts))
     found += node_rules.userland(build.arch, build.kernel_release, target.config, facts)
-    if target.bootloader:
-        found += node_rules.boot_loader(facts)
     if entry is not None:
         found += entry.refusals
     return [refusal for refusal in found if refusal.rule not in target.force]

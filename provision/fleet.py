@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -13,6 +14,10 @@ from provision.errors import FailedError, KrgError
 from provision.node import Session
 
 T = TypeVar("T")
+
+
+class ClosedError(FailedError):
+    """The fleet is being closed: somebody pressed Ctrl-C."""
 
 
 class Fleet:
@@ -26,15 +31,40 @@ class Fleet:
         self._sessions = {node.name: Session(node) for node in nodes}
         self._pool = ThreadPoolExecutor(max_workers=max(1, min(forks, len(nodes))))
         self._debug = debug
+        self._more: list[Session] = []
+        self._closing = threading.Event()
 
     def session(self, node: Node) -> Session:
         """Return the session of a node."""
         return self._sessions[node.name]
 
+    def again(self, node: Node) -> Session:
+        """Return another session with a node, for one from before a restart is dead.
+
+        :raises FailedError: the fleet is being closed.
+        """
+        self._check_open()
+        made = Session(node)
+        self._more.append(made)
+        return made
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two looks at a node.
+
+        :raises FailedError: the fleet is being closed.
+        """
+        self._closing.wait(seconds)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise ClosedError("interrupted")
+
     def close(self) -> None:
         """End all sessions, so that threads still at work end too."""
+        self._closing.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for session in self._sessions.values():
+        for session in [*self._sessions.values(), *self._more]:
             session.close()
 
     def each(

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import IO
 
+from provision import boot_entry
 from provision import facts as _facts
 from provision.data import render
 from provision.errors import FailedError
@@ -19,10 +20,10 @@ TEXTS = (
     "/etc/kerrighed_nodes",
     "/etc/default/kerrighed",
     "/etc/init.d/kerrighed",
-    "/boot/grub/menu.lst",
+    *boot_entry.TEXTS,
 )
 _STAGE = ".krg-provision-"
-_STAGE_AREAS = ("/boot", "/boot/grub", *AREAS)
+_STAGE_AREAS = ("/boot", "/boot/grub", "/boot/grub2", *AREAS)
 
 
 class ChangedError(FailedError):

@@ -24,7 +24,8 @@ RULES = {
     "glibc": "a C library that wants a newer kernel",
     "root-fs": "a root file system that the kernel cannot mount",
     "root-disk": "a root disk that has another name under the kernel",
-    "boot-loader": "a menu.lst beside GRUB 2, which does not read it",
+    "boot-loader": "a menu.lst beside a grub.cfg: it is not known which of them is in use",
+    "grubenv": "a trial where the boot loader cannot write that it was one",
     "default-entry": "a change of our entry while it is the one booted by default",
 }
 
@@ -142,17 +143,6 @@ def userland(arch: str, release: str, config: str, facts: Facts) -> Iterator[Ref
     bad = find(table().root_fs, kind)
     if bad is not None and (bad.needs is None or f"CONFIG_{bad.needs}=y\n" not in config):
         yield Refusal("root-fs", f"its / is {kind}: {bad.why}", "move / to ext3")
-
-
-def boot_loader(facts: Facts) -> Iterator[Refusal]:
-    """Refuse a node where menu.lst is a leftover."""
-    other = facts.word("grub2")
-    if other is not None:
-        yield Refusal(
-            "boot-loader",
-            f"there is {other}: GRUB 2 boots this node and does not read menu.lst",
-            "install without a boot entry: --no-bootloader",
-        )
 
 
 def root_disk(root: str, facts: Facts) -> Iterator[Refusal]:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,14 +63,6 @@ def make(build: Artifacts, wishes: Wishes, phases: Phases) -> tuple[Made, bool]:
     if done is not None:
         return done, False
     used = sorted({name for recipe in recipes for name in recipe.sources})
-    phases.update("check the build")
-    damaged = [name for name in used if describe_or_none(build.path(name)) != build.files[name]]
-    if damaged:
-        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise InputError(
-            f"{build.path(damaged[0])}{more}: changed since it was built",
-            hint="build it again: krg-provision build-kernel does nothing but that",
-        )
     final.parent.mkdir(parents=True, exist_ok=True)
     sources.need_space(final.parent, 3 * sum(build.files[n].size for n in used), "packages")
     with _scratch(final.parent, f".{final.name}.") as scratch:
@@ -78,8 +70,7 @@ def make(build: Artifacts, wishes: Wishes, phases: Phases) -> tuple[Made, bool]:
         place.mkdir(mode=0o755)
         place.chmod(0o755)
         with _staging(scratch, sum(build.files[n].size for n in used)) as stages:
-            _all(build, recipes, wishes, stages, place, phases)
-        entries = [_entry(place / recipe.file, recipe) for recipe in recipes]
+            entries = _all(build, recipes, wishes, stages, place, phases)
         manifest = {
             "format": FORMAT,
             "release": build.kernel_release,
@@ -211,24 +202,49 @@ def _all(
     scratch: Path,
     place: Path,
     phases: Phases,
-) -> None:
+) -> list[dict[str, object]]:
+    """Make every package, and look meanwhile whether the build is still what it was.
+
+    :return: the lines of packages.json, in the order of ``recipes``.
+    """
     phases.update("packages", 0, len(recipes))
-    # The largest take longest: they go first.
+    # What takes longest goes first: thousands of files, then the largest.
     sizes = {r.id: sum(build.files[name].size for name in r.sources) for r in recipes}
-    order = sorted(recipes, key=lambda r: -sizes[r.id])
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        futures = [pool.submit(_one, build, r, wishes, scratch / r.id, place) for r in order]
+    order = sorted(recipes, key=lambda r: (not r.archives, -sizes[r.id]))
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers + 1) as pool:
+        check = pool.submit(_unchanged, build, {name for r in recipes for name in r.sources})
+        futures = {pool.submit(_one, build, r, wishes, scratch / r.id, place): r.id for r in order}
         try:
+            made = {}
             for count, future in enumerate(as_completed(futures), 1):
-                future.result()
+                made[futures[future]] = future.result()
                 phases.update("packages", count, len(recipes))
+            check.result()
+            return [made[recipe.id] for recipe in recipes]
         except BaseException:
             for future in futures:
                 future.cancel()
             raise
 
 
-def _one(build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path, place: Path) -> None:
+def _unchanged(build: Artifacts, names: Iterable[str]) -> None:
+    """Look at every file of the build that is packed.
+
+    :raises InputError: one is not what the build made.
+    """
+    damaged = sorted(n for n in names if describe_or_none(build.path(n)) != build.files[n])
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise InputError(
+            f"{build.path(damaged[0])}{more}: changed since it was built",
+            hint="build it again: krg-provision build-kernel does nothing but that",
+        )
+
+
+def _one(
+    build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path, place: Path
+) -> dict[str, object]:
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     when = int(epoch) if epoch.isascii() and epoch.isdigit() else int(build.manifest["epoch"])
     stage = Stage(root, when)
@@ -266,6 +282,7 @@ def _one(build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path, place: Pa
     stage.build(target_file, wishes.compression)
     target_file.chmod(0o644)
     shutil.rmtree(root)
+    return _entry(target_file, recipe)
 
 
 def _values(build: Artifacts, recipe: Recipe, wishes: Wishes, when: int) -> dict[str, object]:
@@ -325,7 +342,7 @@ def _shared_libraries(stage: Stage, where: str) -> str:
     from provision import elf
 
     newest = (0, 0)
-    for path in stage.programs():
+    for path in stage.unpacked:
         used = elf.libraries(path)
         others = sorted(set(used) - {"libc.so.6"})
         if others:

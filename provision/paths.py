@@ -34,6 +34,11 @@ def packages_dir() -> Path:
     return _base("XDG_DATA_HOME", ".local/share") / "packages"
 
 
+def state_dir() -> Path:
+    """Return the directory for what is kept between runs and cannot be made again."""
+    return _base("XDG_STATE_HOME", ".local/state")
+
+
 def labs_dir() -> Path:
     """Return the directory of labs, one subdirectory each."""
-    return _base("XDG_STATE_HOME", ".local/state") / "labs"
+    return state_dir() / "labs"

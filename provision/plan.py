@@ -9,6 +9,7 @@ unchanged.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ class Wanted:
     def is_text(self) -> bool:
         """Tell whether it is a configuration file, shown as a diff."""
         return self.content is not None
+
+
+def text_wanted(path: str, content: bytes, mode: int = 0o644) -> Wanted:
+    """Return a configuration file that is written here."""
+    digest = hashlib.sha256(content).hexdigest()
+    return Wanted(path, digest, len(content), mode, content=content)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from provision.artifacts import Artifacts
-from provision.boot_entry import MENU
+from provision.boot_entry import has_loader
 from provision.cluster import Cluster, Node
 from provision.deploy import Target, installed, make_plan
 from provision.errors import KrgError
@@ -76,7 +76,7 @@ def _build(target: Target | None, node: Node, facts: Facts) -> str:
     if all(path not in facts.files for path in target.paths):
         return "not installed"
     # A node without GRUB Legacy is compared by its files.
-    plan = make_plan(replace(target, bootloader=MENU in facts.texts), node, facts)
+    plan = make_plan(replace(target, bootloader=has_loader(facts)), node, facts)
     if plan.problems:
         return "cannot tell"
     if plan.changes:

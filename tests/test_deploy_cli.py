@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from provision import artifacts, facts, node_rules, plan, status
+from provision.boot_entry import MENU
 from provision.cluster import Cluster, Node
 from provision.data import data_dir, render
-from provision.deploy import MENU, Target, build_files, make_plan
+from provision.deploy import Target, build_files, make_plan
 from provision.errors import InputError
 from provision.facts import Facts, Seen, Space, Text
 from provision.fleet import fleet

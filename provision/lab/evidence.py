@@ -15,23 +15,13 @@ from dataclasses import dataclass
 
 from provision.console import say
 from provision.errors import FailedError
+from provision.evidence import Evidence
 from provision.lab import agent, lifecycle
 from provision.lab.state import Lab, LabNode
 
 STEP_SECONDS = 60.0
 START_SECONDS = 180.0
 _FILE = "/tmp/krg-lab-counter"  # noqa: S108 - a name on the nodes, which only root is on
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One thing that was looked at: what, where, wanted, seen, and whether it is right."""
-
-    what: str
-    where: str
-    want: str
-    have: str
-    ok: bool
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One trial boot of one node: restart it, wait, look, and only then make the entry the default.
+
+The rule is that of systemd's automatic boot assessment: nothing is permanent until the node
+has shown that it came up. The entry was armed for one boot (boot_entry.arm): whatever happens
+in the trial, the next start is of the entry that was known to be good.
+
+Sources: GRUB 0.97 manual, "Booting fallback systems"; for what is looked at, evidence.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from provision import boot_entry, evidence
+from provision.boot_entry import Switch
+from provision.cluster import Cluster, Node
+from provision.data import render
+from provision.errors import FailedError
+from provision.evidence import Evidence
+from provision.facts import Facts
+from provision.fleet import ClosedError
+from provision.node import Session
+from provision.plan import Plan, changes, text_wanted
+
+# Lines of a kernel's log that are shown.
+LOG_LINES = 20
+# Seconds after which a node that does not end its programs is restarted anyway.
+PATIENCE = 120
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long, in seconds, is waited: for a node to come back, for its module, between looks."""
+
+    boot: float = 300.0
+    module: float = 90.0
+    pause: float = 2.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is to be booted on a node, and what it has to show."""
+
+    cluster: Cluster
+    kernel_release: str
+    config: str
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a trial boot ended.
+
+    ``state``: booted (proven, now the default), fell back (another kernel came up), unproven
+    (it came up without what it has to show), down (it did not come back in time).
+    """
+
+    state: str
+    evidence: tuple[Evidence, ...] = ()
+    error: str | None = None
+    hint: str | None = None
+    log: tuple[str, ...] = ()
+
+
+class Doors(Protocol):
+    """How a node is reached: a new session each time, for those from before are dead."""
+
+    def again(self, node: Node) -> Session:
+        """Return a session, not yet open."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two looks; ClosedError when the work is to end."""
+
+
+Step = Callable[[str], None]
+
+
+def restarted(before: Facts, now: Facts) -> bool:
+    """Tell whether a node was started anew between two looks.
+
+    Another boot_id is not enough to ask for: 2.6.20 has nothing but its clock to make one
+    from when it starts, and two starts have been seen to get the same.
+    """
+    if before.word("boot_id") != now.word("boot_id"):
+        return True
+    ups = [_seconds(facts.word("uptime")) for facts in (before, now)]
+    return None not in ups and ups[1] < ups[0]  # type: ignore[operator]
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return float((text or "").split()[0])
+    except (ValueError, IndexError):
+        return None
+
+
+def switch_plan(node: Node, switch: Switch, facts: Facts) -> Plan:
+    """Return the plan that carries out a change of what is booted."""
+    texts = tuple(text_wanted(file.path, file.content, file.mode) for file in switch.texts)
+    return Plan(node.name, changes(texts, facts), switch.runs, (), switch.notes)
+
+
+def restart(session: Session, facts: Facts) -> None:
+    """Have the node restart itself; returns before it does.
+
+    :raises FailedError: it was restarted by somebody else since ``facts``, or did not answer.
+    """
+    boot_id = facts.word("boot_id") or ""
+    if not all(c in "0123456789abcdef-" for c in boot_id):
+        raise FailedError("its boot_id makes no sense")
+    script = render("reboot.sh.j2", boot_id=boot_id, patience=PATIENCE)
+    output = session.run(script, label="krg-provision-reboot", idle=60.0)
+    said = output.out.decode("utf-8", "replace").strip()
+    if said != "going":
+        raise FailedError(said.removeprefix("failed ") or "it did not take the order to restart")
+
+
+def wait(
+    doors: Doors,
+    node: Node,
+    before: Facts,
+    limits: Limits,
+    *,
+    want: Callable[[Facts], bool] = lambda _: True,
+) -> tuple[Facts | None, str]:
+    """Wait until a node answers that was restarted since ``before``.
+
+    :return: its facts, or None when the time was up, and what kept it the last time.
+    """
+    deadline = time.monotonic() + limits.boot
+    last = "no answer"
+    while True:
+        try:
+            with doors.again(node) as session:
+                now = session.facts([], running=True, idle=20.0)
+                if restarted(before, now) and want(now):
+                    return now, ""
+                last = "it is still up and has not restarted"
+        except ClosedError:
+            raise
+        except FailedError as error:
+            last = error.message
+        if time.monotonic() > deadline:
+            return None, last
+        doors.pause(limits.pause)
+
+
+def prove(doors: Doors, trial: Trial, node: Node, now: Facts) -> tuple[Evidence, ...]:
+    """Return what the node shows, asking again until it is all right or the time is up.
+
+    The SSH server may be up before the script that loads the module has run.
+    """
+    deadline = time.monotonic() + trial.limits.module
+    while True:
+        found = evidence.of_node(trial.cluster, node, trial.kernel_release, trial.config, now)
+        if all(item.ok for item in found) or time.monotonic() > deadline:
+            return found
+        doors.pause(trial.limits.pause)
+        try:
+            with doors.again(node) as session:
+                now = session.facts([], running=True, idle=20.0)
+        except ClosedError:
+            raise
+        except FailedError:
+            continue
+
+
+def _log(doors: Doors, node: Node, template: str, kernel_release: str) -> tuple[str, ...]:
+    """Return the last lines of a log on the node; a node that does not tell has none."""
+    pattern = kernel_release.replace(".", "[.]").replace("+", "[+]")
+    script = render(template, kernel_release=kernel_release, pattern=pattern, lines=LOG_LINES)
+    try:
+        with doors.again(node) as session:
+            output = session.run(script, label="krg-provision-log", idle=20.0)
+    except FailedError:
+        return ()
+    return tuple(output.out.decode("utf-8", "replace").splitlines()[-LOG_LINES:])
+
+
+def _switch(doors: Doors, node: Node, release: str, make: Callable[..., Switch], date: str) -> None:
+    """Carry out ``boot_entry.commit`` or ``disarm`` on the node as it is now."""
+    with doors.again(node) as session:
+        facts = session.facts([], idle=60.0)
+        plan = switch_plan(node, make(facts, release, node), facts)
+        if not plan.empty:
+            session.apply(plan, release, date)
+
+
+def trial(doors: Doors, what: Trial, node: Node, date: str, step: Step) -> Result:
+    """Boot a node once into what is armed, and make that its default if it proves itself.
+
+    :param step: takes a word for each step: rebooting, up, committed, ...
+    :return: what came of it; a node that cannot be reached is a result, not an error.
+    """
+    release = what.kernel_release
+    try:
+        with doors.again(node) as session:
+            before = session.facts([], running=True, idle=60.0)
+            if boot_entry.state(before, release, node) not in ("armed", "default"):
+                return Result("failed", error="the entry is not armed; nothing was rebooted")
+            step("rebooting")
+            restart(session, before)
+    except FailedError as error:
+        return Result("failed", error=f"not rebooted: {error.message}", hint=error.hint)
+    now, last = wait(doors, node, before, what.limits)
+    if now is None:
+        return Result(
+            "down",
+            error=f"did not come back within {what.limits.boot:g} s ({last})",
+            hint="a hang is not covered by the way back: restart it by its power switch; it then "
+            "boots the entry that was the default before",
+        )
+    return judge(doors, what, node, now, date, step)
+
+
+def judge(doors: Doors, what: Trial, node: Node, now: Facts, date: str, step: Step) -> Result:
+    """Go on from where a node has come up: prove and commit, or say what it saw."""
+    release = what.kernel_release
+    if now.word("kernel") != release:
+        step("fell back")
+        return _fell_back(doors, what, node, now, date)
+    step("up")
+    found = prove(doors, what, node, now)
+    if not all(item.ok for item in found):
+        step("unproven")
+        return _unproven(doors, what, node, found, date, step)
+    try:
+        _switch(doors, node, release, boot_entry.commit, date)
+    except FailedError as error:
+        return Result(
+            "unproven",
+            found,
+            f"came up right, but could not be made the default: {error.message}",
+            hint="run deploy again",
+        )
+    step("committed")
+    return Result("booted", found)
+
+
+def _fell_back(doors: Doors, what: Trial, node: Node, now: Facts, date: str) -> Result:
+    log = _log(doors, node, "last_boot.sh.j2", what.kernel_release)
+    also = ""
+    try:
+        _switch(doors, node, what.kernel_release, boot_entry.disarm, date)
+    except FailedError as error:
+        also = f"; and its boot loader could not be set back: {error.message}"
+    return Result(
+        "fell back",
+        error=f"came back with {now.word('kernel')} instead of {what.kernel_release}{also}",
+        hint=None if log else "no log of that boot was left on it: look at its console",
+        log=log,
+    )
+
+
+def _unproven(
+    doors: Doors,
+    what: Trial,
+    node: Node,
+    found: tuple[Evidence, ...],
+    date: str,
+    step: Step,
+) -> Result:
+    """Send a node that came up wrong back to the entry that was the default before."""
+    release = what.kernel_release
+    wrong = ", ".join(f"{i.what}: {i.have}, not {i.want}" for i in found if not i.ok)
+    log = _log(doors, node, "kernel_log.sh.j2", release)
+    error = f"came up with {release}, but {wrong}"
+    try:
+        _switch(doors, node, release, boot_entry.disarm, date)
+        with doors.again(node) as session:
+            before = session.facts([], running=True, idle=60.0)
+            step("going back")
+            restart(session, before)
+        now, last = wait(doors, node, before, what.limits)
+    except FailedError as failure:
+        return Result("unproven", found, f"{error}; not set back: {failure.message}", log=log)
+    if now is None:
+        return Result("down", found, f"{error}; then it did not come back ({last})", log=log)
+    return Result("unproven", found, f"{error}; it is back on {now.word('kernel')}", log=log)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""GRUB Legacy on a node: menu.lst and /boot/grub/default with our entry; values in, texts out.
+
+What is edited, and why it is safe, is in grub.legacy and grub.legacy_trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from grub import legacy, legacy_trial
+from grub.legacy_trial import Switched
+from provision import boot_line
+from provision.boot_line import Entry, File, Switch
+from provision.cluster import Node
+from provision.data import render
+from provision.errors import FailedError
+from provision.facts import Facts
+
+MENU = "/boot/grub/menu.lst"
+SAVED = "/boot/grub/default"
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except legacy.MenuError as error:
+        raise FailedError(f"{MENU}: {error}", hint="edit it on the node, then deploy") from error
+
+
+def _menu(facts: Facts) -> str:
+    there = facts.texts.get(MENU)
+    if there is None:
+        what = f"{MENU} is not a plain file" if MENU in facts.odd else f"there is no {MENU}"
+        raise FailedError(
+            what,
+            hint="if GRUB Legacy is not in use there, --no-bootloader installs all but the entry",
+        )
+    return there.content.decode("latin-1")
+
+
+def _saved(facts: Facts) -> int | None:
+    there = facts.texts.get(SAVED)
+    if there is not None:
+        return legacy.saved_index(there.content.decode("latin-1"))
+    return legacy.saved_index(facts.word("saved") or "")
+
+
+def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonodeid: bool) -> Entry:
+    """Return menu.lst with our entry in it.
+
+    :raises FailedError: there is none, or it cannot be edited safely.
+    """
+    text, saved = _menu(facts), _saved(facts)
+    with _explained():
+        good = legacy.known_good(text, saved)
+        assert good.kernel is not None
+        line = boot_line.make(
+            node,
+            facts,
+            good.kernel.arguments,
+            where=MENU,
+            session=session,
+            autonodeid=autonodeid,
+        )
+        path = legacy.kernel_path(
+            good.kernel, f"vmlinuz-{kernel_release}", boot_is_separate=facts.boot_is_separate
+        )
+        body = render(
+            "menu_lst.j2",
+            kernel_release=kernel_release,
+            node_id=node.id,
+            session=session,
+            root=f"{good.root.name}\t\t{good.root.argument.strip()}" if good.root else "",
+            kernel=path,
+            arguments=" ".join(line.arguments),
+        )
+        made = legacy.put(text, body, saved)
+        refusals = list(line.refusals)
+        if made != text and legacy_trial.state(text, saved) == "default":
+            refusals.append(boot_line.own_default())
+        notes = (*line.notes, *_notes(text, saved))
+        return Entry((File(MENU, made.encode("latin-1"), 0o600),), tuple(refusals), notes)
+
+
+def _notes(text: str, saved: int | None) -> Iterator[str]:
+    used = legacy.numbers(text, saved)
+    others = [n for n, entry in enumerate(legacy.entries(text)) if not entry.ours]
+    if not used.is_saved and used.default == max(others) and used.default > 0:
+        yield (
+            f"default is {used.default}, the last entry before the new one: if an entry above "
+            "it goes away (update-grub removes those of removed kernels), that number means "
+            "the new one; name a lower one, or use default saved"
+        )
+
+
+def state(facts: Facts, kernel_release: str) -> str:
+    """Say what the next boot does, as boot_entry.state does."""
+    text = _menu(facts)
+    with _explained():
+        number = legacy.own(text)
+        if number is None or not _boots(legacy.entries(text)[number], kernel_release):
+            return "none"
+        return legacy_trial.state(text, _saved(facts))
+
+
+def _boots(entry: legacy.Entry, kernel_release: str) -> bool:
+    kernel = entry.kernel
+    return kernel is not None and kernel.path.endswith(f"/vmlinuz-{kernel_release}")
+
+
+def _switch(
+    facts: Facts, change: Callable[[str, int | None], Switched], notes: tuple[str, ...] = ()
+) -> Switch:
+    text, saved = _menu(facts), _saved(facts)
+    with _explained():
+        made = change(text, saved)
+    texts = []
+    if made.text != text:
+        texts.append(File(MENU, made.text.encode("latin-1"), 0o600))
+    if made.saved is not None:
+        content = legacy_trial.default_file(made.saved).encode()
+        texts.insert(len(texts) if made.menu_first else 0, File(SAVED, content, 0o600))
+    # The saved default is written by GRUB at boot; of the file systems that 0.97 reads, only
+    # those on one plain disk can be.
+    refusals = boot_line.storage(facts, ("raid", "lvm", "btrfs", "zfs"))
+    return Switch(tuple(texts), (), notes, tuple(refusals))
+
+
+def _must_be_there(facts: Facts, kernel_release: str) -> None:
+    if state(facts, kernel_release) == "none":
+        raise FailedError(f"{MENU} has no entry of ours for {kernel_release}", hint="deploy first")
+
+
+def arm(facts: Facts, kernel_release: str) -> Switch:
+    """Return what makes the next boot, and only that one, boot our entry."""
+    _must_be_there(facts, kernel_release)
+    return _switch(facts, legacy_trial.arm)
+
+
+def commit(facts: Facts, kernel_release: str) -> Switch:
+    """Return what makes every boot from now on boot our entry."""
+    _must_be_there(facts, kernel_release)
+    note = (
+        "GRUB Legacy knows entries by number: when update-grub adds or removes kernels, the "
+        "default may mean another entry (never none); status shows it, and deploy puts it right"
+    )
+    return _switch(facts, legacy_trial.commit, (note,))
+
+
+def disarm(facts: Facts) -> Switch:
+    """Return what makes a good entry the default again, with its lines as they were."""
+    return Switch(texts=_switch(facts, legacy_trial.disarm).texts)
+
+
+def remove(facts: Facts) -> Switch:
+    """Return what takes our entry out, and puts all lines back as they were."""
+    return Switch(texts=_switch(facts, legacy_trial.take_out).texts)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our entry in whichever boot loader a node has: facts in, files out."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_grub_legacy import ONE
+
+from grub import grubenv
+from provision import boot_entry
+from provision.boot_entry import Switch
+from provision.cluster import Node
+from provision.errors import FailedError
+from provision.facts import Facts, Text
+
+CORPUS = Path(__file__).parent / "grub_corpus"
+GRUB_CFG = (CORPUS / "debian12.grub.cfg").read_text()
+MENU_LST = "default 0\ntimeout 5\n" + ONE
+RELEASE = "2.6.20-krg-1a2b3c4d"
+NODE = Node("krg1", 1, "192.168.0.1")
+
+
+class Place:
+    """The files of a node, asked and written the way a deploy does it."""
+
+    def __init__(self, texts: dict[str, str], **words: str) -> None:
+        self.texts = {path: text.encode("latin-1") for path, text in texts.items()}
+        self.words = {"rootdev": "/dev/hda1", "grubenv_storage": "plain", **words}
+
+    @property
+    def facts(self) -> Facts:
+        texts = {path: Text(t, 0o600, 0, 0, path) for path, t in self.texts.items()}
+        return Facts(words=self.words, texts=texts, complete=True)
+
+    def make(self, node: Node = NODE, **kept: object) -> boot_entry.Entry:
+        made = boot_entry.make(
+            node, self.facts, session=1, kernel_release=RELEASE, autonodeid=False
+        )
+        self.write(made.texts)
+        return made
+
+    def do(self, step: Callable[[Facts, str], Switch]) -> Switch:
+        made = step(self.facts, RELEASE)
+        self.write(made.texts)
+        return made
+
+    def write(self, texts: tuple[boot_entry.File, ...]) -> None:
+        self.texts.update({file.path: file.content for file in texts})
+
+    @property
+    def state(self) -> str:
+        return boot_entry.state(self.facts, RELEASE)
+
+
+def legacy_place(text: str = MENU_LST, **words: str) -> Place:
+    return Place({"/boot/grub/menu.lst": text}, **words)
+
+
+def grub2_place(text: str = GRUB_CFG, custom: str | None = None, **words: str) -> Place:
+    texts = {"/boot/grub/grub.cfg": text}
+    if custom is not None:
+        texts["/boot/grub/custom.cfg"] = custom
+    return Place(texts, grub2="/boot/grub/grub.cfg", **words)
+
+
+PLACES = pytest.mark.parametrize("place", [legacy_place, grub2_place], ids=["legacy", "grub2"])
+
+
+@PLACES
+def test_from_nothing_to_the_default_and_back(place: Callable[[], Place]) -> None:
+    node = place()
+    before = dict(node.texts)
+    assert node.state == "none"
+    for step in (boot_entry.arm, boot_entry.commit):
+        with pytest.raises(FailedError, match="no entry of ours"):
+            node.do(step)
+    assert node.make().refusals == ()
+    assert node.state == "installed"
+    installed = dict(node.texts)
+    assert node.make().texts[0].content == installed[node.make().texts[0].path]
+    for step, state in (
+        (boot_entry.arm, "armed"),
+        (boot_entry.arm, "armed"),
+        (boot_entry.commit, "default"),
+        (boot_entry.disarm, "installed"),
+        (boot_entry.commit, "default"),
+        (boot_entry.arm, "armed"),
+        (boot_entry.disarm, "installed"),
+    ):
+        assert node.do(step).refusals == ()
+        assert node.state == state
+        assert node.do(step).texts == (), "done twice is done once"
+        if state == "installed":
+            assert {p: node.texts[p] for p in installed} == installed
+    node.write(boot_entry.remove(node.facts).texts)
+    assert node.state == "none"
+    assert {path: node.texts[path] for path in before} == before
+
+
+@PLACES
+def test_another_kernel_than_the_one_that_is_the_default(place: Callable[[], Place]) -> None:
+    node = place()
+    node.make()
+    node.do(boot_entry.commit)
+    assert boot_entry.state(node.facts, "2.6.20-other") == "none"
+    made = boot_entry.make(
+        NODE, node.facts, session=1, kernel_release="2.6.20-other", autonodeid=False
+    )
+    assert [refusal.rule for refusal in made.refusals] == ["default-entry"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "lvm", "raid", "btrfs", "zfs", "unknown", None])
+def test_storage_that_grub_cannot_write(kind: str | None) -> None:
+    new, old = grub2_place(), legacy_place()
+    for node in (new, old):
+        node.make()
+        node.words.pop("grubenv_storage")
+        if kind is not None:
+            node.words["grubenv_storage"] = kind
+    refused = [r.rule for r in new.do(boot_entry.arm).refusals]
+    assert refused == ([] if kind == "plain" else ["grubenv"])
+    refused = [r.rule for r in old.do(boot_entry.arm).refusals]
+    assert refused == ([] if kind in ("plain", "unknown", None) else ["grubenv"])
+
+
+def test_which_loader() -> None:
+    both = {"/boot/grub/menu.lst": MENU_LST, "/boot/grub/grub.cfg": GRUB_CFG}
+    node = Place(both, grub2="/boot/grub/grub.cfg")
+    assert boot_entry.loader(node.facts) == "unknown"
+    assert [r.rule for r in node.make().refusals] == ["boot-loader"]
+    for word, path in (("legacy", "menu.lst"), ("grub2", "custom.cfg")):
+        node = Place(both, grub2="/boot/grub/grub.cfg", bootloader=word)
+        made = node.make()
+        assert [file.path for file in made.texts] == [f"/boot/grub/{path}"]
+        assert made.refusals == ()
+        assert boot_entry.loader(Place({}, bootloader=word).facts, "none") == "none"
+
+
+@pytest.mark.skipif(
+    shutil.which("grub-editenv") is None, reason="needs grub-editenv: apt-get install grub-common"
+)
+def test_grub_editenv_reads_what_is_armed(tmp_path: Path) -> None:
+    node = grub2_place()
+    node.texts["/boot/grub/grubenv"] = grubenv.write(grubenv.empty(), "saved_entry", "0").encode()
+    node.make()
+    node.do(boot_entry.arm)
+    path = tmp_path / "grubenv"
+    path.write_bytes(node.texts["/boot/grub/grubenv"])
+    done = subprocess.run(["grub-editenv", path, "list"], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["saved_entry=0", "krg_trial=1"]

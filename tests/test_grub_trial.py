@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""GRUB Legacy, an entry on trial: whatever is done in whatever order, the way back stays."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_grub_legacy import BODY, DEBIAN, ONE, OTHER_BODY, menus
+
+from grub import legacy, legacy_trial
+from grub.legacy_trial import Switched
+
+TIMED = "timeout 5\n" + ONE
+STEPS = {
+    "arm": legacy_trial.arm,
+    "commit": legacy_trial.commit,
+    "disarm": legacy_trial.disarm,
+}
+
+
+class Disk:
+    """menu.lst and the number in /boot/grub/default, as GRUB and we change them."""
+
+    def __init__(self, text: str, saved: int | None) -> None:
+        self.text, self.saved = text, saved
+
+    def take(self, made: Switched) -> None:
+        self.text = made.text
+        if made.saved is not None:
+            self.saved = made.saved
+
+    def boot(self) -> int:
+        """Boot as GRUB does: return the entry's number, after its savedefault."""
+        number = legacy.default_index(self.text, self.saved)
+        entry = legacy.entries(self.text)[number]
+        for command in entry.commands:
+            if command.name == "savedefault":
+                self.saved = legacy.leading_number(command.argument)[0] or 0
+                if not command.argument:
+                    self.saved = number
+        return number
+
+
+def check(disk: Disk) -> None:
+    """Whatever boots next, an entry that starts by itself is there and is the fallback."""
+    number = legacy.default_index(disk.text, disk.saved)
+    menu = legacy.entries(disk.text)
+    if menu[number].ours:
+        good = legacy.numbers(disk.text, disk.saved).fallback
+        assert len(good) == 1 and menu[good[0]].usable and not menu[good[0]].ours
+    assert legacy_trial.good_index(disk.text, disk.saved) < len(menu)
+
+
+@given(
+    menus(),
+    st.none() | st.integers(0, 3),
+    st.lists(st.sampled_from([*STEPS, "boot", "put"]), max_size=6),
+)
+def test_any_order_keeps_the_way_back(text: str, saved: int | None, steps: list[str]) -> None:
+    try:
+        disk = Disk(legacy.put(text, BODY, saved), saved)
+    except legacy.MenuError:
+        return
+    installed = disk.text
+    for step in steps:
+        if step == "boot":
+            disk.boot()
+            continue
+        try:
+            if step == "put":
+                disk.text = legacy.put(disk.text, OTHER_BODY, disk.saved)
+                disk.text = legacy.put(disk.text, BODY, disk.saved)
+            else:
+                disk.take(STEPS[step](disk.text, disk.saved))
+        except legacy.MenuError:
+            continue
+        check(disk)
+        if step != "put":
+            before = disk.text
+            disk.take(STEPS[step](disk.text, disk.saved))
+            assert disk.text == before
+    try:
+        disk.take(legacy_trial.disarm(disk.text, disk.saved))
+    except legacy.MenuError:
+        return
+    assert disk.text == installed
+    assert not legacy.boots_ours(disk.text, disk.saved)
+    try:
+        disk.take(legacy_trial.take_out(disk.text, disk.saved))
+    except legacy.MenuError:
+        return
+    assert disk.text == text
+
+
+@pytest.mark.parametrize("default", ["default 0\n", "", "default saved\n", "default=0\r\n"])
+@pytest.mark.parametrize("fallback", ["fallback 0\n", "", "fallback\t0 0\n"])
+def test_the_procedure(default: str, fallback: str) -> None:
+    text = default + fallback + TIMED
+    disk = Disk(legacy.put(text, BODY), None)
+    assert legacy_trial.state(disk.text, disk.saved) == "installed"
+    disk.take(legacy_trial.arm(disk.text, disk.saved))
+    assert legacy_trial.state(disk.text, disk.saved) == "armed"
+    assert disk.saved == 1
+    # Our entry's first command: what comes after a kernel that fails to load is not run.
+    first = next(e for e in legacy.entries(disk.text) if e.ours).commands[0]
+    assert first == legacy.Command("savedefault", "0")
+    assert disk.boot() == 1
+    assert legacy_trial.state(disk.text, disk.saved) == "installed"
+    assert disk.boot() == 0
+    disk.take(legacy_trial.commit(disk.text, disk.saved))
+    assert legacy_trial.state(disk.text, disk.saved) == "default"
+    assert [disk.boot(), disk.boot()] == [1, 1]
+    assert legacy.numbers(disk.text, disk.saved).fallback == (0,)
+    disk.take(legacy_trial.take_out(disk.text, disk.saved))
+    assert disk.text == text
+    assert disk.boot() == 0
+
+
+@given(st.sampled_from(["arm", "commit", "disarm"]), st.sampled_from(["arm", "commit", "none"]))
+def test_interrupted_between_the_files(second: str, first: str) -> None:
+    """Of two files only the first is there: never our entry without what undoes it."""
+    for head, saved in (("default 0\n", None), ("default saved\n", 0), ("default 0\n", 1)):
+        disk = Disk(legacy.put(head + TIMED, BODY, saved), saved)
+        if first != "none":
+            disk.take(STEPS[first](disk.text, disk.saved))
+        was = legacy_trial.state(disk.text, disk.saved)
+        made = STEPS[second](disk.text, disk.saved)
+        half = Disk(disk.text, disk.saved)
+        if made.menu_first:
+            half.text = made.text
+        elif made.saved is not None:
+            half.saved = made.saved
+        number = legacy.own(half.text)
+        boots = half.boot()
+        if boots == number and "commit" not in (second, first):
+            assert half.boot() == 0, (head, first, second)
+        assert was in ("installed", "armed", "default")
+
+
+def test_the_file_is_what_grub_set_default_writes() -> None:
+    content = legacy_trial.default_file(3)
+    assert len(content) == 190 and content.startswith("3\n#\n")
+    assert legacy.saved_index(content) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (ONE, "no timeout"),
+        ("timeout -1\n" + ONE, "no timeout"),
+        ("default 0 \\\n\n" + TIMED, "goes on in the next line"),
+        (TIMED.replace("root (hd0,0)", "pause"), "no way back"),
+        ("password x\n" + TIMED.replace("root (hd0,0)", "lock"), "no way back"),
+        (TIMED.replace("root (hd0,0)", "savedefault 1"), "no way back"),
+    ],
+)
+def test_menus_that_cannot_be_armed(text: str, why: str) -> None:
+    text = legacy.put(text, BODY)
+    for change in (legacy_trial.arm, legacy_trial.commit):
+        with pytest.raises(legacy.MenuError, match=why):
+            change(text)
+
+
+def test_the_good_entry_starts_by_itself() -> None:
+    memtest = "title Memtest\nkernel /memtest86+.bin\n"
+    windows = "title Windows\nrootnoverify (hd0,1)\nmakeactive\nchainloader +1\n"
+    single = ONE.replace("ro\n", "ro single\n")
+    for order, good in (
+        (memtest + windows + single + ONE, 3),
+        (single + ONE + memtest, 1),
+        (windows + ONE + single, 1),
+    ):
+        text = legacy.put("timeout 1\n" + order, BODY)
+        assert legacy_trial.good_index(text) == good
+        assert f"\nfallback {good}\n" in "\n" + legacy_trial.arm(text).text
+
+
+def test_what_somebody_changed_meanwhile_stays() -> None:
+    disk = Disk(legacy.put(DEBIAN, BODY), None)
+    disk.take(legacy_trial.arm(disk.text, disk.saved))
+    disk.text = disk.text.replace("default\t\tsaved", "default 0", 1).replace(
+        "timeout 5", "timeout 9"
+    )
+    disk.take(legacy_trial.take_out(disk.text, disk.saved))
+    want = DEBIAN.replace("default\t\t1", "default 0").replace("timeout 5", "timeout 9")
+    assert disk.text == want
+
+
+def test_ours_by_its_number_goes_back_to_a_good_one() -> None:
+    text = "default 1\n" + legacy.put(TIMED, BODY)
+    assert legacy_trial.state(text) == "default"
+    done = legacy_trial.disarm(text)
+    assert done.text.startswith("default 0\n") and legacy_trial.state(done.text) == "installed"
