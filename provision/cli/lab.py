@@ -155,6 +155,56 @@ def console(node: int, name: str) -> None:
     attach(found, found.node(node))
 
 
+@lab.command(context_settings={"ignore_unknown_options": True})
+@_NAME
+@click.argument("node", type=int)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def ssh(node: int, command: tuple[str, ...], name: str) -> None:
+    """Log in to a node with a disk, or run a command there; its exit status is ours.
+
+    \b
+    Examples:
+      krg-provision lab ssh 1
+      krg-provision lab ssh 2 cat /boot/grub/menu.lst
+    """
+    import os
+    import shutil
+
+    from provision.errors import MissingError
+    from provision.lab import disk_node, state
+
+    state.cluster_file(name)
+    found = state.load_up(name)
+    argv = disk_node.ssh_command(found, found.node(node), command)
+    if shutil.which(argv[0]) is None:
+        raise MissingError("ssh: not found on this machine", hint="apt-get install openssh-client")
+    os.execvp(argv[0], argv)  # noqa: S606 - the terminal is ssh's from here on
+
+
+@lab.command(epilog="mend ends hang, netcut and diskfull.")
+@click.argument("node", type=int)
+@click.argument(
+    "kind", type=click.Choice(["panic", "hang", "powercut", "netcut", "diskfull", "mend"])
+)
+@_NAME
+def fault(node: int, kind: str, name: str) -> None:
+    """Do to a node what happens to real ones: a panic, a power cut, a full disk.
+
+    \b
+    Examples:
+      krg-provision lab fault 2 powercut
+      krg-provision lab fault 1 netcut
+      krg-provision lab fault 1 mend
+    """
+    from provision.console import say
+    from provision.lab import fault as faults
+    from provision.lab import state
+
+    found = state.load_up(name)
+    faults.inflict(found, found.node(node), kind)
+    say(f"node {node} of lab {name}: {kind}: {faults.KINDS[kind][0]}")
+
+
 @lab.command()
 @_NAME
 @_FORMAT

@@ -7,6 +7,7 @@ The cluster file makes the lab a cluster like any other for deploy, status and t
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from provision.atomic import write_bytes, write_text
@@ -15,7 +16,7 @@ from provision.errors import FailedError
 from provision.lab import disk_image
 from provision.lab.disk_tree import node_files
 from provision.lab.qemu import DISK
-from provision.lab.state import Lab
+from provision.lab.state import CLUSTER, Lab, LabNode
 from provision.lab.userland import dropbear
 from provision.runner import LocalRunner
 
@@ -50,6 +51,27 @@ def lay_out(lab: Lab, base: Path) -> None:
     nodes = [{"name": node_name(lab, n.number), "id": n.number, "port": n.port} for n in lab.nodes]
     text = render("lab_cluster_toml.j2", lab=lab, nodes=nodes, key=KEY, known_hosts=KNOWN_HOSTS)
     write_text(lab.cluster_file, text)
+
+
+def ssh_command(lab: Lab, node: LabNode, command: Sequence[str]) -> list[str]:
+    """Return the command line that logs in to a node; the user's own settings stay out of it."""
+    options = {
+        "UserKnownHostsFile": f'"{lab.directory / KNOWN_HOSTS}"',
+        "StrictHostKeyChecking": "yes",
+        "IdentitiesOnly": "yes",
+        "LogLevel": "ERROR",
+    }
+    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    place = ["-i", str(lab.directory / KEY), "-p", str(node.port), "root@127.0.0.1"]
+    return ["ssh", "-F", "none", *words, *place, *command]
+
+
+def remove(lab: Lab) -> None:
+    """Remove the disks, the keys and the cluster file of a lab that has ended."""
+    for node in lab.nodes:
+        (lab.path(node) / DISK).unlink(missing_ok=True)
+    for name in (KEY, KNOWN_HOSTS, CLUSTER):
+        (lab.directory / name).unlink(missing_ok=True)
 
 
 def _client_key(path: Path) -> str:

@@ -328,6 +328,7 @@ def _not_up(lab: Lab, node: LabNode, seen: NodeStatus) -> KrgError:
 def _stop_all(lab: Lab) -> int:
     """End every node that runs, then forget the lab; logs stay."""
     count = sum(qemu.stop(lab, node) for node in lab.nodes)
+    disk_node.remove(lab)
     (lab.directory / state.STATE).unlink(missing_ok=True)
     return count
 

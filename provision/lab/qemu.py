@@ -15,8 +15,9 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from provision.errors import FailedError, MissingError
 from provision.lab import agent
@@ -128,12 +129,24 @@ def stop(lab: Lab, node: LabNode) -> bool:
 
 
 def _quit(directory: Path) -> None:
+    command(directory, ("quit", {}))
+
+
+def command(directory: Path, *commands: tuple[str, Mapping[str, object]]) -> None:
+    """Give a node's QEMU commands through its control socket (QMP), each with its arguments.
+
+    :raises FailedError: it does not run, does not answer, or refuses one.
+    """
     with agent.connect(directory, "qmp.sock", 3.0) as link, link.makefile("rw") as stream:
         stream.readline()  # the greeting
-        for command in ("qmp_capabilities", "quit"):
-            stream.write(json.dumps({"execute": command}) + "\n")
+        for name, values in (("qmp_capabilities", {}), *commands):
+            stream.write(json.dumps({"execute": name, "arguments": dict(values)}) + "\n")
             stream.flush()
-            stream.readline()
+            answer: dict[str, Any] = {"event": ""}
+            while "event" in answer:
+                answer = json.loads(stream.readline() or "{}")
+            if "error" in answer:
+                raise FailedError(f"{directory.name}: QEMU: {answer['error'].get('desc')}")
 
 
 def check_network(lab: Lab) -> None:
