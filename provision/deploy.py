@@ -2,27 +2,31 @@
 """A build onto nodes: what a node shall have, and the way from facts to plan to change.
 
 Sources: Kerrighed 2.4.4's reading of its parameters and files. What a node must be able to
-do is in node_rules.py, the boot entry in boot_entry.py.
+do is in preflight.py, the boot entry in boot_entry.py.
 """
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from provision import boot_entry, node_rules
+from provision import boot_entry, boot_plan, evidence, node_rules, preflight
 from provision.artifacts import Artifacts, describe_or_none
+from provision.boot import Result
+from provision.boot_plan import Boot
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
 from provision.data import render
+from provision.disk_rules import Drivers
 from provision.errors import FailedError, InputError, KrgError
 from provision.facts import Facts
 from provision.fleet import Fleet
 from provision.node import ChangedError
-from provision.node_rules import Refusal
 from provision.plan import (
     Plan,
     Wanted,
@@ -30,10 +34,12 @@ from provision.plan import (
     changes,
     fold,
     is_safe_path,
+    lack_of_space,
     obstacles,
     size,
     text_wanted,
 )
+from provision.preflight import Kernel
 from provision.ssh import check_access
 
 Say = Callable[[str], None]
@@ -121,7 +127,8 @@ def _from_build(build: Artifacts, path: str, name: str) -> Wanted:
 class Target:
     """What is deployed: a build with its .config, for a cluster.
 
-    ``bootloader`` off leaves menu.lst alone; ``force`` names rules that refuse no node.
+    ``bootloader`` off leaves the boot loader alone; ``force`` names rules that refuse no node.
+    With ``reboot`` nodes are restarted into the build, with ``whole_cluster`` all at once.
     """
 
     cluster: Cluster
@@ -130,6 +137,8 @@ class Target:
     config: str
     bootloader: bool = True
     force: frozenset[str] = frozenset()
+    reboot: bool = False
+    whole_cluster: bool = False
 
     @property
     def paths(self) -> list[str]:
@@ -143,6 +152,8 @@ def target(
     *,
     bootloader: bool = True,
     force: Iterable[str] = (),
+    reboot: bool = False,
+    whole_cluster: bool = False,
 ) -> Target:
     """Check that build and cluster fit together, and that both can be used.
 
@@ -151,7 +162,9 @@ def target(
     made = installed(cluster, build, bootloader=bootloader, force=force)
     check_against_kernel(cluster, made.config)
     check_access(cluster.nodes)
-    return made
+    if reboot and not bootloader:
+        raise InputError("--reboot needs our boot entry: leave --no-bootloader out")
+    return replace(made, reboot=reboot, whole_cluster=whole_cluster)
 
 
 def installed(
@@ -184,23 +197,29 @@ def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]
     return tuple(found)
 
 
-def _refusals(target: Target, entry: boot_entry.Entry | None, facts: Facts) -> list[Refusal]:
-    """Return the rules that speak against this node, those that were overruled left out."""
+@functools.lru_cache(maxsize=8)
+def _drivers(directory: Path, kernel_release: str) -> Drivers | None:
+    """Return what a build's drivers take; None when it cannot be read out of it."""
+    from kconfig import built
+    from kconfig.errors import KconfigError
+    from provision import vmlinux
+
+    try:
+        modules = built.load(directory / "lib/modules" / kernel_release)
+        inside = vmlinux.aliases(directory / "vmlinux")
+    except (KconfigError, InputError, OSError):
+        return None
+    return Drivers(inside=(*inside, *(modules.inside or ())), modules=modules.modules)
+
+
+def _kernel(target: Target, facts: Facts) -> Kernel:
     build = target.build
-    found = list(node_rules.processor(build.arch, facts))
-    found += node_rules.userland(build.arch, build.kernel_release, target.config, facts)
-    if entry is not None:
-        found += entry.refusals
-    return [refusal for refusal in found if refusal.rule not in target.force]
+    # Reading them takes a moment, for nothing where a node told no devices.
+    drivers = _drivers(build.directory, build.kernel_release) if facts.pci else None
+    return Kernel(build.arch, build.kernel_release, target.config, drivers)
 
 
-def _notes(target: Target, node: Node, facts: Facts) -> Iterator[str]:
-    hostname = facts.word("hostname") or ""
-    if hostname and node.name not in (hostname, hostname.split(".")[0]):
-        yield (
-            "the node calls itself by another name than the cluster file does; the kernel "
-            "gets its ids from the boot entry instead of /etc/kerrighed_nodes"
-        )
+def _notes(target: Target, facts: Facts) -> Iterator[str]:
     if facts.word("node_id") is not None:
         yield (
             "Kerrighed is running, and the new files take effect at the next boot. Rebooting "
@@ -231,8 +250,17 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
             )
     except FailedError as error:
         problems.append(error.message + (f" ({error.hint})" if error.hint else ""))
-    refusals = [str(refusal) for refusal in _refusals(target, entry, facts)]
-    notes = [*(entry.notes if entry is not None else ()), *_notes(target, node, facts)]
+    kernel = _kernel(target, facts)
+    found = list(
+        preflight.check(kernel, target.cluster.nodes, node, facts, bootloader=target.bootloader)
+    )
+    found += entry.refusals if entry is not None else ()
+    refusals = [str(refusal) for refusal in found if refusal.rule not in target.force]
+    notes = [
+        *(entry.notes if entry is not None else ()),
+        *preflight.notes(kernel, node, facts),
+        *_notes(target, facts),
+    ]
     if target.bootloader:
         problems += refusals
     else:
@@ -240,6 +268,8 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         notes += refusals
     planned = changes((*target.files, *_texts(target, entry)), facts)
     problems += obstacles(planned, facts)
+    room = preflight.space(lack_of_space(planned, facts))
+    problems += [str(refusal) for refusal in room if refusal.rule not in target.force]
     if problems:
         return Plan(node.name, problems=tuple(problems))
     linked = facts.linked or facts.word("tool") != "update-rc.d"
@@ -250,9 +280,19 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
 # --- the way there ------------------------------------------------------------------------
 
 
+STATES = (
+    "unchanged", "would change", "changed", "booted", "not begun", "skipped", "failed",
+    "fell back", "unproven", "down",
+)  # fmt: skip
+_BAD = frozenset(STATES[STATES.index("not begun") :])
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How it stands with one node: unchanged, would change, changed, skipped or failed."""
+    """How it stands with one node: ``state`` is one of STATES.
+
+    ``boot`` is what was planned after the files, ``result`` what came of it.
+    """
 
     node: Node
     state: str
@@ -260,11 +300,13 @@ class Outcome:
     facts: Facts | None = None
     error: str | None = None
     hint: str | None = None
+    boot: Boot | None = None
+    result: Result | None = None
 
     @property
     def bad(self) -> bool:
         """Tell whether the node counts as failed."""
-        return self.state in ("failed", "skipped")
+        return self.state in _BAD
 
 
 def _failed(node: Node, error: KrgError, plan: Plan | None = None) -> Outcome:
@@ -272,24 +314,47 @@ def _failed(node: Node, error: KrgError, plan: Plan | None = None) -> Outcome:
     return Outcome(node, state, plan, error=error.message, hint=error.hint)
 
 
-def observe(target: Target, among: Fleet) -> dict[str, Outcome]:
-    """Connect to every node, gather its facts and make its plan; one round trip each."""
+def _planned(target: Target, node: Node, facts: Facts) -> Outcome:
+    plan = make_plan(target, node, facts)
+    if plan.problems:
+        return Outcome(node, "failed", plan, facts, error="; ".join(plan.problems))
+    what = None
+    if target.reboot:
+        try:
+            what = boot_plan.make(
+                node,
+                facts,
+                plan,
+                kernel_release=target.build.kernel_release,
+                whole_cluster=target.whole_cluster,
+                force=target.force,
+            )
+        except FailedError as error:
+            return Outcome(node, "failed", plan, facts, error.message, error.hint)
+    state = "unchanged" if plan.empty and what is None else "would change"
+    return Outcome(node, state, plan, facts, boot=what)
+
+
+def observe(
+    target: Target, among: Fleet, nodes: Sequence[Node] | None = None
+) -> dict[str, Outcome]:
+    """Connect to every node, gather its facts and make its plan; one round trip each.
+
+    :param nodes: those to ask; None: all of the cluster.
+    """
+    nodes = target.cluster.nodes if nodes is None else nodes
 
     def ask(node: Node) -> Facts:
-        return among.session(node).__enter__().facts(target.paths, idle=180.0)
+        session = among.session(node).__enter__()
+        return session.facts(target.paths, running=target.reboot, idle=180.0)
 
     found: dict[str, Outcome] = {}
-    for node, answer in among.each(target.cluster.nodes, ask):
+    for node, answer in among.each(nodes, ask):
         if isinstance(answer, KrgError):
             found[node.name] = _failed(node, answer)
             continue
-        plan = make_plan(target, node, answer)
-        if plan.problems:
-            found[node.name] = Outcome(node, "failed", plan, answer, error="; ".join(plan.problems))
-        else:
-            state = "unchanged" if plan.empty else "would change"
-            found[node.name] = Outcome(node, state, plan, answer)
-    return {node.name: found[node.name] for node in target.cluster.nodes}
+        found[node.name] = _planned(target, node, answer)
+    return {node.name: found[node.name] for node in nodes}
 
 
 def apply(
@@ -298,6 +363,7 @@ def apply(
     seen: Mapping[str, Outcome],
     say: Say,
     on_sent: Callable[[int], None] = lambda _: None,
+    date: str | None = None,
 ) -> dict[str, Outcome]:
     """Carry out the plans of the nodes that would change; return all outcomes.
 
@@ -305,7 +371,7 @@ def apply(
     :param on_sent: takes the bytes of every file that was sent, to any node.
     """
     done = dict(seen)
-    date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    date = date or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
     def change(node: Node) -> float:
         outcome = seen[node.name]
@@ -315,7 +381,7 @@ def apply(
         among.session(node).apply(outcome.plan, target.build.kernel_release, date, on_sent)
         return time.monotonic() - started
 
-    nodes = [o.node for o in seen.values() if o.state == "would change"]
+    nodes = [o.node for o in seen.values() if o.state == "would change" and not _idle(o)]
     try:
         for node, answer in among.each(nodes, change):
             outcome = seen[node.name]
@@ -331,6 +397,11 @@ def apply(
     return done
 
 
+def _idle(outcome: Outcome) -> bool:
+    """Tell whether there is nothing to send to a node: it is only restarted."""
+    return outcome.plan is not None and outcome.plan.empty
+
+
 def _say_interrupted(outcomes: Sequence[Outcome], say: Say) -> None:
     for states, text in (
         (("changed",), "done"),
@@ -344,8 +415,7 @@ def _say_interrupted(outcomes: Sequence[Outcome], say: Say) -> None:
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """Return one line that counts the nodes by state."""
-    states = ("unchanged", "would change", "changed", "skipped", "failed")
-    counts = {s: sum(1 for o in outcomes if o.state == s) for s in states}
+    counts = {s: sum(1 for o in outcomes if o.state == s) for s in STATES}
     parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return f"{len(outcomes)} node{'s' if len(outcomes) != 1 else ''}: {parts}"
 
@@ -359,4 +429,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "error": outcome.error,
         "hint": outcome.hint,
         "plan": None if outcome.plan is None else as_plan_json(outcome.plan),
+        "boot": None if outcome.boot is None else outcome.boot.action,
+        "evidence": [] if outcome.result is None else evidence.as_json(outcome.result.evidence),
+        "log": [] if outcome.result is None else list(outcome.result.log),
     }

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from provision.errors import FailedError, InputError
 
@@ -23,6 +23,7 @@ _CRC = b"__crc_"
 _SYMBOL_32 = struct.Struct("<IIIBBH")
 _SYMBOL_64 = struct.Struct("<IBBHQQ")
 _WEAK = 2
+_OBJECT = 1
 
 
 @dataclass(frozen=True)
@@ -258,3 +259,33 @@ def libraries(path: Path) -> dict[str, list[str]]:
         for library, versions in wanted.iter_versions() if wanted is not None else ():
             needed.setdefault(library.name, []).extend(version.name for version in versions)
         return needed
+
+
+class Image(NamedTuple):
+    """What a kernel image fills memory with, and where its variables are."""
+
+    pieces: tuple[tuple[int, bytes], ...]
+    objects: tuple[tuple[int, int], ...]
+    wide: bool
+
+
+def data_objects(path: Path) -> Image:
+    """Return (address, bytes) of an image's sections, and (address, size) of its variables.
+
+    :raises InputError: not an ELF file, or a damaged one.
+    """
+    with _opened(path) as elf:
+        pieces = tuple(
+            (section["sh_addr"], section.data())
+            for section in elf.iter_sections()
+            if section["sh_addr"] and section["sh_type"] != "SHT_NOBITS"
+        )
+        table = elf.get_section_by_name(".symtab")
+        wide = elf.elfclass == 64
+        layout = _SYMBOL_64 if wide else _SYMBOL_32
+        objects = []
+        for fields in layout.iter_unpack(table.data() if table is not None else b""):
+            _, info, _, _, address, size = fields if wide else (0, fields[3], 0, 0, *fields[1:3])
+            if info & 0xF == _OBJECT and address and size:
+                objects.append((address, size))
+        return Image(pieces, tuple(objects), wide)

@@ -95,11 +95,9 @@ class Journal:
 
 
 @contextlib.contextmanager
-def journal(place: Path, date: str) -> Iterator[Journal]:
-    """Begin a journal in a cluster's directory; the oldest are removed.
-
-    :param date: its name, as 20261125T201500Z.
-    """
+def journal(place: Path) -> Iterator[Journal]:
+    """Begin a journal in a cluster's directory; the oldest are removed."""
+    date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     for old in sorted(place.glob("*.jsonl"))[: -KEPT + 1 or None]:
         old.unlink(missing_ok=True)
     with (place / f"{date}.jsonl").open("a", encoding="utf-8") as stream:

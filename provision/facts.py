@@ -8,9 +8,19 @@ checked, and names are used as dictionary keys only.
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+from provision import boot_facts, superblock
+from provision.superblock import Superblock
+
+# More than any honest answer has: what is beyond is not read.
+_MOST_BYTES = 64 << 20
+_MOST_WORD = 4096
+_MOST_LINES = 200_000
+_MOST_TEXT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,31 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Pci:
+    """A disk controller or network card: its name in /sys (modalias), and who drives it now."""
+
+    address: str
+    modalias: str
+    driver: str | None
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network interface: its hardware address, its card's PCI address, its addresses."""
+
+    name: str
+    mac: str | None
+    pci: str | None
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything one round trip brought; None and empty where the node said nothing.
 
-    ``blobs`` holds the first bytes of programs: "init", and "libc PATH" for each C library.
+    ``blobs`` holds the first bytes of programs, "init" and "libc PATH" for each C library, and
+    of what is booted: "disk" and "root". ``inodes`` is by mount point, ``versions`` by tool;
+    ``has`` names files that exist; ``root_pci`` is what the root disk hangs on.
     """
 
     words: Mapping[str, str] = field(default_factory=dict)
@@ -78,11 +109,24 @@ class Facts:
     files: Mapping[str, Seen] = field(default_factory=dict)
     texts: Mapping[str, Text] = field(default_factory=dict)
     blobs: Mapping[str, bytes] = field(default_factory=dict)
+    inodes: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    has: frozenset[str] = frozenset()
+    modules: frozenset[str] = frozenset()
+    pci: Mapping[str, Pci] = field(default_factory=dict)
+    nics: Mapping[str, Nic] = field(default_factory=dict)
+    root_pci: tuple[str, ...] = ()
+    superblock: Superblock | None = None
     complete: bool = False
 
     def word(self, name: str) -> str | None:
         """Return the single value ``name``: kernel, machine, boot_id, node_id, nrnodes, ..."""
         return self.words.get(name)
+
+    def number(self, name: str) -> float | None:
+        """Return what ``name`` begins with as a number: uptime, clock, clock_skew."""
+        match = re.match(r"-?[0-9]{1,18}(\.[0-9]{1,9})?(?![^ ])", self.words.get(name, ""))
+        return float(match[0]) if match else None
 
     @property
     def boot_is_separate(self) -> bool:
@@ -90,26 +134,15 @@ class Facts:
         return "/boot" in self.space and self.space["/boot"].mount == "/boot"
 
 
-_WORDS = frozenset(
-    {
-        "boot_id",
-        "cpu64",
-        "grub2",
-        "hostname",
-        "kernel",
-        "machine",
-        "node_id",
-        "nrnodes",
-        "rootdev",
-        "rootdrivers",
-        "rootfs",
-        "saved",
-        "session_id",
-        "tool",
-        "uid",
-    }
-)
-_LISTS = ("lacks", "readonly", "linked", "odd", "huge")
+_WORDS = frozenset((
+    "boot_id", "clock", "cmdline", "cpu64", "dpkg_architecture", "etc_hostname", "firmware",
+    "grub2", "grub_device", "grub_mapper", "grub_type", "hostname", "init_link", "journal",
+    "kernel", "machine", "modules", "node_id", "nrnodes", "rootdev", "rootdrivers", "rootfs",
+    "rootmapper", "saved", "session_id", "tool", "uid", "uptime", "watchdog", "watchdog_driver",
+))  # fmt: skip
+_LISTS = ("address", "has", "huge", "lacks", "linked", "nic", "odd", "pci", "readonly", "rootpath")
+_PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_NAME = re.compile(r"[^\s/]{1,64}")
 
 
 class _Reader:
@@ -124,7 +157,7 @@ class _Reader:
         while self._at < len(self._raw):
             stop = self._raw.find(b"\n", self._at)
             stop = len(self._raw) if stop < 0 else stop
-            line = self._raw[self._at : stop]
+            line = self._raw[self._at : min(stop, self._at + _MOST_WORD)]
             self._at = stop + 1
             yield line.decode("utf-8", "replace").rstrip()
 
@@ -134,64 +167,164 @@ class _Reader:
             return None
         content = self._raw[self._at : stop]
         self._at = stop + len(self._mark)
-        return content
+        return content[:_MOST_TEXT]
+
+
+class _Found:
+    """What the lines said so far."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, str] = {}
+        self.lists: dict[str, list[str]] = {name: [] for name in _LISTS}
+        self.space: dict[str, Space] = {}
+        self.inodes: dict[str, int] = {}
+        self.versions: dict[str, str] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self.sums: dict[str, str] = {}
+        self.links: dict[str, str] = {}
+        self.texts: dict[str, Text] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.complete = False
+
+    def take(self, line: str, reader: _Reader) -> bool:
+        """Take one line; False when nothing after it can be understood.
+
+        :raises ValueError: the line is malformed, and says nothing.
+        """
+        kind, _, rest = line.partition(" ")
+        if kind in _WORDS:
+            self.words[kind] = rest
+        elif kind in self.lists:
+            self.lists[kind].append(rest)
+        elif kind == "df":
+            place, _, _, _, free, _, mount = rest.split(None, 6)
+            self.space[place] = Space(mount, _count(free) * 1024)
+        elif kind == "inodes":
+            count, _, mount = rest.partition(" ")
+            self.inodes[mount] = _count(count)
+        elif kind == "version":
+            tool, _, said = rest.partition(" ")
+            self.versions[tool] = said
+        elif kind == "stat":
+            mode, size, path = rest.split(" ", 2)
+            self.sizes[path] = (_mode(mode, 16), _count(size))
+        elif kind == "link":
+            path, _, links_to = rest.partition(" ")
+            self.links[path] = links_to
+        elif kind == "sum":
+            digest, _, path = rest.partition("  ")
+            self.sums[path] = digest
+        elif kind == "text":
+            path, mode, uid, gid, real = rest.split(" ", 4)
+            content = reader.text()
+            if content is None:
+                return False
+            self.texts[path] = Text(content, _mode(mode, 8), _count(uid), _count(gid), real)
+        elif kind == "blob" and (head := reader.text()) is not None:
+            self.blobs[rest] = head
+        elif kind == "end":
+            self.complete = True
+        return True
+
+
+def _count(text: str) -> int:
+    """Read a number of at most 18 digits; a negative one is 0.
+
+    :raises ValueError: it is none.
+    """
+    if len(text) > 19:
+        raise ValueError(text)
+    return max(0, int(text))
+
+
+def _mode(text: str, base: int) -> int:
+    mode = int(text, base)
+    if not 0 <= mode < 1 << 32:
+        raise ValueError(text)
+    return mode
+
+
+def _cards(lines: list[str]) -> dict[str, Pci]:
+    found = {}
+    for line in lines:
+        address, _, rest = line.partition(" ")
+        modalias, _, driver = rest.partition(" ")
+        if _PCI.fullmatch(address):
+            name = driver if _NAME.fullmatch(driver) and driver != "-" else None
+            found[address] = Pci(address, "" if modalias == "-" else modalias, name)
+    return found
+
+
+def _pci_in(path: str) -> str | None:
+    """Return the last PCI address in a path of /sys: bridges come before it."""
+    parts = [part for part in path.split("/") if _PCI.fullmatch(part)]
+    return parts[-1] if parts else None
+
+
+def _nics(lines: list[str], addresses: list[str]) -> dict[str, Nic]:
+    numbers: dict[str, list[str]] = {}
+    for line in addresses:
+        name, _, address = line.partition(" ")
+        # ip shows eth0@if2 for one end of a pair, eth0:1 is a second name of eth0.
+        numbers.setdefault(re.split("[@:]", name)[0], []).append(address)
+    found = {}
+    for line in lines:
+        name, mac, path = (*line.split(" ", 2), "", "")[:3]
+        if _NAME.fullmatch(name):
+            plain = mac.lower() if re.fullmatch("[0-9A-Fa-f:]{2,60}", mac) else None
+            found[name] = Nic(name, plain, _pci_in(path), tuple(numbers.get(name, ())))
+    return found
 
 
 def parse(raw: bytes, mark: str) -> Facts:
-    """Read the output of the facts script; ``mark`` ends the texts in it."""
-    words: dict[str, str] = {}
-    lists: dict[str, list[str]] = {name: [] for name in _LISTS}
-    space: dict[str, Space] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-    sums: dict[str, str] = {}
-    links: dict[str, str] = {}
-    texts: dict[str, Text] = {}
-    blobs: dict[str, bytes] = {}
-    complete = False
-    reader = _Reader(raw, mark)
-    for line in reader.lines():
-        kind, _, rest = line.partition(" ")
+    """Read the output of the facts script; ``mark`` ends the texts in it.
+
+    Never raises: what makes no sense is left out, and sizes are bounded. What follows from
+    several facts is added to the words: ``bootloader``, ``grubenv_storage``, ``init`` and
+    ``udev`` (boot_facts.py), ``root_uuid``.
+    """
+    found = _Found()
+    reader = _Reader(raw[:_MOST_BYTES], mark)
+    for count, line in enumerate(reader.lines()):
+        if count >= _MOST_LINES:
+            break
         try:
-            if kind in _WORDS:
-                words[kind] = rest
-            elif kind in _LISTS:
-                lists[kind].append(rest)
-            elif kind == "df":
-                place, _, _, _, free, _, mount = rest.split(None, 6)
-                space[place] = Space(mount, max(0, int(free)) * 1024)
-            elif kind == "stat":
-                mode, size, path = rest.split(" ", 2)
-                sizes[path] = (int(mode, 16), int(size))
-            elif kind == "link":
-                path, _, links_to = rest.partition(" ")
-                links[path] = links_to
-            elif kind == "sum":
-                digest, _, path = rest.partition("  ")
-                sums[path] = digest
-            elif kind == "text":
-                path, mode, uid, gid, real = rest.split(" ", 4)
-                content = reader.text()
-                if content is None:
-                    break
-                texts[path] = Text(content, int(mode, 8), int(uid), int(gid), real)
-            elif kind == "blob" and (head := reader.text()) is not None:
-                blobs[rest] = head
-            elif kind == "end":
-                complete = True
+            if not found.take(line, reader):
+                break
         except ValueError:
             continue
+    lists, words = found.lists, found.words
+    has = frozenset(lists["has"])
+    block = superblock.read(found.blobs.get("root", b""))
+    if block is not None and block.uuid:
+        words["root_uuid"] = block.uuid
+    words["bootloader"] = boot_facts.bootloader(found.blobs, has)
+    words["grubenv_storage"] = boot_facts.grubenv_storage(words)
+    words["init"] = boot_facts.init_system(words, found.versions, has)
+    version = boot_facts.udev(found.versions)
+    if version is not None:
+        words["udev"] = version
+    paths = [_pci_in(path) for path in lists["rootpath"]]
     return Facts(
         words=words,
         lacks=tuple(lists["lacks"]),
         readonly=tuple(lists["readonly"]),
         linked=tuple(lists["linked"]),
         odd=tuple(lists["odd"] + lists["huge"]),
-        space=space,
+        space=found.space,
         files={
-            path: Seen(mode, size, sums.get(path), links.get(path))
-            for path, (mode, size) in sizes.items()
+            path: Seen(mode, size, found.sums.get(path), found.links.get(path))
+            for path, (mode, size) in found.sizes.items()
         },
-        texts=texts,
-        blobs=blobs,
-        complete=complete,
+        texts=found.texts,
+        blobs=found.blobs,
+        inodes=found.inodes,
+        versions=found.versions,
+        has=has,
+        modules=frozenset(words.pop("modules", "").split()),
+        pci=_cards(lists["pci"]),
+        nics=_nics(lists["nic"], lists["address"]),
+        root_pci=tuple(dict.fromkeys(path for path in paths if path)),
+        superblock=block,
+        complete=found.complete,
     )

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import IO
 
-from provision import boot_entry
+from provision import boot_entry, boot_facts
 from provision import facts as _facts
 from provision.data import render
 from provision.errors import FailedError
@@ -42,16 +44,18 @@ class Session(Shell):
         mark = "krg-" + secrets.token_hex(16)
         script = render(
             "facts.sh.j2",
-            places=" ".join(("/boot", *AREAS, "/var")),
+            places=" ".join(("/boot", *AREAS, "/var", "/")),
+            has=" ".join(boot_facts.HAS),
             texts=" ".join(TEXTS),
             token=mark,
             running=running,
         )
         listing = "".join(f"{path}\n" for path in paths).encode()
+        began = time.time()
         output = self.run(
             script, label="krg-provision-facts", send=lambda pipe: _write(pipe, listing), idle=idle
         )
-        found = _facts.parse(output.out, mark)
+        found = _with_skew(_facts.parse(output.out, mark), began, time.time())
         if not found.complete and not (running and output.timed_out and found.word("kernel")):
             self._explain(output)
         return found
@@ -125,6 +129,16 @@ class Session(Shell):
         if error and "No space left" in error[-1]:
             raise FailedError(error[-1], hint="free some space")
         raise FailedError(f"the connection was lost or the node's shell failed: {last or error}")
+
+
+def _with_skew(found: Facts, began: float, ended: float) -> Facts:
+    """Add the word clock_skew: by how many seconds at least the node's clock is ahead."""
+    clock = found.number("clock")
+    if clock is None:
+        return found
+    # It was read between the two, in whole seconds.
+    skew = clock - ended if clock > ended else min(0.0, clock + 1 - began)
+    return replace(found, words={**found.words, "clock_skew": f"{skew:.0f}"})
 
 
 def _write(pipe: IO[bytes], data: bytes) -> None:

@@ -23,6 +23,8 @@ AREAS = ("/lib/modules", "/usr/local", "/etc")
 # What a file costs on disk beyond its bytes, and what is never used up.
 _BLOCK = 4096
 _RESERVE = 128 * 1024
+# Inodes for the directories that are made.
+_DIRECTORIES = 32
 
 _SAFE_PATH = re.compile(r"(?:/[A-Za-z0-9_+@%=,:~][A-Za-z0-9._+@%=,:~-]*){1,32}")
 
@@ -161,7 +163,7 @@ def obstacles(planned: Sequence[Change], facts: Facts) -> list[str]:
     ]
     used = {place(change) for change in planned}
     found += [f"{name} is read-only" for name in facts.readonly if name in used]
-    return found + _lack_of_space(planned, facts)
+    return found
 
 
 def place(change: Change) -> str:
@@ -171,9 +173,11 @@ def place(change: Change) -> str:
     return next((name for name in names if path.startswith(name + "/")), "/etc")
 
 
-def _lack_of_space(planned: Sequence[Change], facts: Facts) -> list[str]:
+def lack_of_space(planned: Sequence[Change], facts: Facts) -> list[str]:
+    """Return the file systems without room for the changes, one line each."""
     need: dict[str, int] = {}
     free: dict[str, int] = {}
+    inodes: dict[str, int] = {}
     for change in planned:
         targets = [(place(change), change.wanted.size)]
         if change.before is not None and change.backed_up:
@@ -184,7 +188,13 @@ def _lack_of_space(planned: Sequence[Change], facts: Facts) -> list[str]:
                 blocks = -(-count // _BLOCK) * _BLOCK
                 need[space.mount] = need.get(space.mount, _RESERVE) + blocks
                 free[space.mount] = space.free
+                inodes[space.mount] = inodes.get(space.mount, _DIRECTORIES) + 1
+    # Btrfs and others count no inodes: they say that they have 0.
+    few = [m for m, count in inodes.items() if 0 < facts.inodes.get(m, 0) < count]
     return [
+        f"not enough inodes on {mount}: {inodes[mount]} needed, {facts.inodes[mount]} free"
+        for mount in few
+    ] + [
         f"not enough space on {mount}: {size(need[mount])} needed, {size(free[mount])} free"
         for mount in need
         if need[mount] > free[mount]

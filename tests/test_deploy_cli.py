@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from provision import artifacts, facts, node_rules, plan, status
+from provision import abi_note, artifacts, facts, plan, status
 from provision.boot_entry import MENU
 from provision.cluster import Cluster, Node
 from provision.data import data_dir, render
@@ -78,10 +78,19 @@ def kernel_line(made: plan.Plan) -> str:
 
 def elf(bits: int, least: tuple[int, int, int] | None = None) -> bytes:
     """Return the first bytes of a program: its class, and a note of the least kernel."""
+    # A header, one program header behind it, and the note that it leads to.
+    start = {32: 52 + 32, 64: 64 + 56}[bits]
     note = b""
     if least is not None:
         note = struct.pack("<3I4s4I", 4, 16, 1, b"GNU\0", 0, *least)
-    return b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(60) + note
+    head = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+    if bits == 32:
+        head += struct.pack("<HHIIIIIHHHHHH", 3, 3, 1, 0, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+        head += struct.pack("<8I", 4, start, start, start, len(note), len(note), 4, 4)
+    else:
+        head += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+        head += struct.pack("<2I6Q", 4, 4, start, start, start, len(note), len(note), 4)
+    return head + note
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -280,7 +289,7 @@ def test_least_kernel_of_this_machines_own_c_library() -> None:
         pytest.skip("needs glibc and readelf: apt-get install binutils")
     said = subprocess.run(["readelf", "-n", str(path)], capture_output=True, text=True).stdout
     want = said.split("ABI: ")[1].split()[0]
-    found = node_rules.least_kernel(path.read_bytes()[:4096])
+    found = abi_note.least_kernel(path.read_bytes()[:8192])
     assert found is not None and ".".join(map(str, found)) == want
 
 
@@ -536,6 +545,7 @@ def test_scripts_are_clean(name: str, tmp_path: Path) -> None:
         name,
         **{
             "places": "/boot /etc",
+            "has": "/sbin/init /bin/init",
             "stages": "/boot/.krg-provision-0 /etc/.krg-provision-0",
             "texts": "/etc/kerrighed_nodes /boot/grub/menu.lst",
             "token": "krg-0",

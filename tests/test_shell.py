@@ -20,6 +20,7 @@ VALUES = {
     "backups": [("/boot/grub", "/boot/grub/menu.lst")],
     "before": [("-", "/etc/kerrighed_nodes"), ("0" * 64, "/boot/grub/menu.lst")],
     "date": "20260101T000000Z",
+    "has": "/boot/grub/menu.lst /sbin/init",
     "legacy_sched": True,
     "packaged": False,
     "places": "/boot /etc",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,11 @@ from provision.node_rules import RULES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from provision.carry_out import Way
+    from provision.cluster import Cluster, Node
     from provision.deploy import Outcome, Target
+    from provision.evidence import Evidence
+    from provision.rollout import Pace
 
 
 @click.command()
@@ -48,6 +53,57 @@ if TYPE_CHECKING:
     help="Deploy although this rule refuses the node; the refusal names it. Can be repeated.",
 )
 @click.option(
+    "--reboot",
+    is_flag=True,
+    help="Restart every node once into the build; make it the default when it proved itself.",
+)
+@click.option(
+    "--canary",
+    type=click.IntRange(0, 1024),
+    metavar="N",
+    help="So many nodes go first; when one fails nothing else is begun.  "
+    "[default: 1 with --reboot, else 0]",
+)
+@click.option(
+    "--wave",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Nodes in a wave after the canary.  [default: 1 with --reboot, else all]",
+)
+@click.option(
+    "--max-down",
+    type=click.IntRange(0, 1024),
+    metavar="N",
+    help="Begin nothing more once more than N nodes have failed, unreachable ones included.  "
+    "[default: 0 with --reboot, else no limit]",
+)
+@click.option(
+    "--whole-cluster",
+    is_flag=True,
+    help="With --reboot: restart all nodes at once; a running Kerrighed cluster is one machine.",
+)
+@click.option(
+    "--boot-timeout",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(1, 86400),
+    metavar="SECONDS",
+    help="How long a node may take to come back.",
+)
+@click.option(
+    "--prove-timeout",
+    default=90.0,
+    show_default=True,
+    type=click.FloatRange(0, 86400),
+    metavar="SECONDS",
+    help="How long a node that is up may take to load the module.",
+)
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Only the nodes that the last deployment left failed or not done.",
+)
+@click.option(
     "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")
@@ -66,45 +122,109 @@ def deploy(
     check: bool,
     bootloader: bool,
     force: tuple[str, ...],
+    reboot: bool,
+    canary: int | None,
+    wave: int | None,
+    max_down: int | None,
+    whole_cluster: bool,
+    boot_timeout: float,
+    prove_timeout: float,
+    retry_failed: bool,
     forks: int,
     verbose: bool,
     form: str,
 ) -> None:
     """Install a build on every node: kernel, modules, tools, settings, boot entry.
 
-    The plan is printed first, as diffs, and then carried out as printed. The default boot
-    entry stays as it is. A node that could not boot the build is refused. Host keys must be
-    known. Exit code 1: a node failed, or, with --check, something would change.
+    The plan is printed first, as diffs, and then carried out as printed. A node that could not
+    boot the build is refused. The default boot entry stays as it is; with --reboot every node
+    boots the build once, and only when it has proved itself the build becomes the default,
+    otherwise the node goes back by itself. Host keys must be known. Exit code 1: a node failed,
+    or, with --check, something would change.
 
     \b
     Examples:
       krg-provision deploy --nodes cluster.toml --check
       krg-provision deploy --nodes cluster.toml
+      krg-provision deploy --nodes cluster.toml --reboot --wave 4 --max-down 1
+      krg-provision deploy --nodes cluster.toml --reboot --retry-failed
       krg-provision deploy --nodes /etc/kerrighed_nodes --artifacts ./build --format json
     """
     from provision import artifacts as builds
+    from provision import events
+    from provision.boot import Limits
+    from provision.carry_out import Way, carry_out
     from provision.cluster import read_cluster
     from provision.console import say
-    from provision.deploy import apply, observe, target
+    from provision.deploy import observe, target
     from provision.fleet import fleet
 
     cluster = read_cluster(nodes)
     build = builds.load(artifacts) if artifacts else builds.find(cluster.release, cluster.arch)
-    wanted = target(cluster, build, bootloader=bootloader, force=force)
+    wanted = target(
+        cluster,
+        build,
+        bootloader=bootloader,
+        force=force,
+        reboot=reboot,
+        whole_cluster=whole_cluster,
+    )
+    way = Way(
+        _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
+    )
+    only = _only(cluster, retry_failed)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
-    with fleet(cluster.nodes, forks, debug=debug) as among:
-        say(f"asking {len(cluster.nodes)} nodes what they have")
-        outcomes = observe(wanted, among)
+    with contextlib.ExitStack() as stack:
+        place = None if check else stack.enter_context(events.locked(cluster))
+        among = stack.enter_context(fleet(cluster.nodes, forks, debug=debug))
+        say(f"asking {len(only)} nodes what they have")
+        outcomes = observe(wanted, among, only)
         if form == "text":
-            _show(wanted, list(outcomes.values()), verbose)
-        if not check:
+            _show(wanted, list(outcomes.values()), verbose, way)
+        if place is not None and any(o.state == "would change" for o in outcomes.values()):
             total = sum(o.plan.upload for o in outcomes.values() if o.plan and not o.bad)
+            journal = stack.enter_context(events.journal(place))
+            journal.write("begun", who=events.who(), build=build.build_id, reboot=reboot)
             with _progress(total) as on_sent:
-                outcomes = apply(wanted, among, outcomes, say, on_sent)
+                outcomes = carry_out(wanted, among, outcomes, way, journal, say, on_sent)
     _report(wanted, list(outcomes.values()), form, check)
     changes = check and any(o.state == "would change" for o in outcomes.values())
     if changes or any(o.bad for o in outcomes.values()):
         sys.exit(1)
+
+
+def _pace(
+    reboot: bool, canary: int | None, wave: int | None, max_down: int | None, whole: bool
+) -> Pace:
+    """Return the pace that the options ask for; one node at a time where nodes restart."""
+    from provision.errors import InputError
+    from provision.rollout import Pace
+
+    if whole and not reboot:
+        raise InputError("--whole-cluster is about restarting: give it with --reboot")
+    if whole:
+        if canary or wave:
+            raise InputError("--whole-cluster restarts all nodes at once: no --canary, no --wave")
+        return Pace(0, None, max_down or 0)
+    if reboot:
+        return Pace(1 if canary is None else canary, wave or 1, 0 if max_down is None else max_down)
+    return Pace(canary or 0, wave, max_down)
+
+
+def _only(cluster: Cluster, retry_failed: bool) -> Sequence[Node]:
+    """Return the nodes to work on."""
+    from provision import events
+    from provision.errors import InputError
+
+    if not retry_failed:
+        return cluster.nodes
+    names = events.to_repeat(cluster)
+    if not names:
+        raise InputError(
+            "--retry-failed: the last deployment from this machine left no node failed",
+            hint="leave it out to look at all nodes",
+        )
+    return [node for node in cluster.nodes if node.name in names]
 
 
 @contextmanager
@@ -120,9 +240,10 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def _show(target: Target, outcomes: Sequence[Outcome], verbose: bool) -> None:
+def _show(target: Target, outcomes: Sequence[Outcome], verbose: bool, way: Way) -> None:
     """Print the plans, before anything is changed."""
     from provision.plan import fold, show
+    from provision.rollout import waves
 
     build = target.build
     click.echo(f"build {build.release} {build.arch} {build.kernel_release} ({build.directory})")
@@ -131,6 +252,17 @@ def _show(target: Target, outcomes: Sequence[Outcome], verbose: bool) -> None:
         click.echo(f"\n{names}:")
         for line in text.split("\n"):
             click.echo(f"  {_coloured(line)}")
+    boots: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.boot is not None:
+            boots.setdefault(outcome.boot.text, []).append(outcome.node.name)
+    for text, those in boots.items():
+        click.echo(f"\n{fold(those)}:")
+        for line in text.split("\n"):
+            click.echo(f"  {_coloured(line)}")
+    order = waves([o.node.name for o in outcomes if o.state == "would change"], way.pace)
+    if len(order) > 1:
+        click.echo(f"\norder: {', then '.join(fold(wave) for wave in order)}")
     same = [o.node.name for o in outcomes if o.state == "unchanged"]
     if same:
         click.echo(f"\n{fold(same)}: nothing to change")
@@ -176,4 +308,22 @@ def _report(target: Target, outcomes: Sequence[Outcome], form: str, check: bool)
         click.echo(f"{fold(names)}: {state}: {plain(error)}")
         if hint:
             click.echo(f"  {plain(hint)}")
+    for outcome in outcomes:
+        if outcome.result is not None and outcome.result.log:
+            click.echo(f"{outcome.node.name}: the end of its log:")
+            for line in outcome.result.log:
+                click.echo(f"  | {plain(line)}")
+    if items := [i for o in outcomes if o.result is not None for i in o.result.evidence]:
+        _table(items)
     click.echo(summary(outcomes))
+
+
+def _table(items: Sequence[Evidence]) -> None:
+    from provision.evidence import rows
+    from provision.plan import plain
+
+    table = [tuple(map(plain, row)) for row in rows(items)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())

@@ -179,6 +179,7 @@ class Hosts:
     directory: Path
     client: Space
     hosts: list[Host] = field(default_factory=list)
+    operator: str = "home"
 
     @property
     def cluster(self) -> Path:
@@ -212,9 +213,13 @@ class Hosts:
 
     def environment(self) -> dict[str, str]:
         # A home of its own: no agent, keys, ssh configuration or known hosts of the tester.
-        home = self.directory / "home"
+        home = self.directory / self.operator
         home.mkdir(exist_ok=True)
-        kept = {k: v for k, v in os.environ.items() if k not in ("SSH_AUTH_SOCK", "NO_COLOR")}
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if k not in ("SSH_AUTH_SOCK", "NO_COLOR", "XDG_STATE_HOME")
+        }
         return {**kept, "HOME": str(home), "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -19,8 +19,8 @@ KERNEL = f"/boot/vmlinuz-{RELEASE}"
 MENU = "/boot/grub/menu.lst"
 
 
-# The hosts have this machine's C library, which is newer than the build's kernel.
-FORCE = ("--force", "glibc")
+# The hosts have this machine's C library and init, which are newer than the build's kernel.
+FORCE = ("--force", "glibc", "--force", "init")
 
 
 def deploy(
@@ -270,10 +270,14 @@ def test_deploy_in_the_middle_of_another_is_refused(host: Hosts, tmp_path: Path)
     running = host.start("deploy", "--nodes", str(host.cluster), "--artifacts", str(build), *FORCE)
     wait_for("the upload to begin", lambda: list(node.path("/lib/modules").glob(".krg*/*/k*")))
     os.killpg(running.pid, signal.SIGSTOP)
+    # From this machine, then by somebody at another.
+    same, _, said = deploy(host, build)
+    host.operator = "elsewhere"
     code, out, _ = deploy(host, build)
     os.killpg(running.pid, signal.SIGCONT)
     first, err = running.communicate(timeout=60)
-    assert (code, running.returncode) == (1, 0), out + first + err
+    assert (same, code, running.returncode) == (1, 1, 0), out + first + err
+    assert f"(process {running.pid}) since " in said and "is at work on this cluster" in said
     assert "another krg-provision is at work on this node" in out
     assert node.stages() == []
 

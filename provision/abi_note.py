@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the first bytes of a program or library say it runs on: its class, and the oldest kernel.
+
+Source: NT_GNU_ABI_TAG in the Linux Standard Base, "Note section": an operating system word,
+0 for Linux, then the earliest kernel version in three words.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from io import BytesIO
+
+# Where an ELF header names its table of sections, by class: offset, then size, count and index.
+_SECTIONS = {1: (32, 4, 46), 2: (40, 8, 58)}
+# Where it says how many segments there are, and more than any library has.
+_SEGMENTS = {1: 44, 2: 56}
+_MOST_SEGMENTS = 64
+
+
+def elf_bits(head: bytes) -> int | None:
+    """Return 32 or 64 for the first bytes of an ELF file, else None."""
+    if head[:4] != b"\x7fELF":
+        return None
+    return {1: 32, 2: 64}.get(head[4]) if len(head) > 4 else None
+
+
+def least_kernel(head: bytes) -> tuple[int, int, int] | None:
+    """Return the version of the oldest kernel that an ELF file says it runs on, or None.
+
+    :param head: the file's first bytes; its notes stand among them.
+    """
+    from elftools.common.exceptions import ELFError
+    from elftools.construct import ConstructError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.segments import NoteSegment
+
+    place = _SECTIONS.get(head[4]) if head[:4] == b"\x7fELF" and len(head) >= 64 else None
+    if place is None:
+        return None
+    offset, size, rest = place
+    if not 0 < struct.unpack_from("<H", head, _SEGMENTS[head[4]])[0] <= _MOST_SEGMENTS:
+        return None
+    # The table of sections is at the end of the file, which was not sent.
+    cut = bytearray(head)
+    cut[offset : offset + size] = bytes(size)
+    cut[rest : rest + 6] = bytes(6)
+    try:
+        for segment in ELFFile(BytesIO(bytes(cut))).iter_segments("PT_NOTE"):
+            assert isinstance(segment, NoteSegment)
+            for note in segment.iter_notes():
+                if note["n_name"] == "GNU" and note["n_type"] == "NT_GNU_ABI_TAG":
+                    found = note["n_desc"]
+                    if found["abi_os"] != "ELF_NOTE_OS_LINUX":
+                        return None
+                    version = (found["abi_major"], found["abi_minor"], found["abi_tiny"])
+                    return version if max(version) < 10_000 else None
+    # What pyelftools comes to when offsets and sizes lead anywhere.
+    except (
+        ELFError,
+        ConstructError,
+        struct.error,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+        OSError,
+        MemoryError,
+    ):
+        return None
+    return None
+
+
+def kernel_version(release: str) -> tuple[int, int, int]:
+    """Return the numbers a kernel release begins with: 2.6.20-krg is (2, 6, 20)."""
+    match = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?", release)
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)

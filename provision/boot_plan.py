@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What booting a node would take, and how people read it: from facts, before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from provision import boot_entry, evidence
+from provision.boot_entry import Switch
+from provision.cluster import Node
+from provision.errors import FailedError
+from provision.facts import Facts, Text
+from provision.plan import Plan, changes, diff, text_wanted
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What is done after a node's files are in place.
+
+    ``action``: "trial" (boot once into our entry, make it the default when proven), "restart"
+    (ours is the default already), "prove" (the kernel runs already, but is not the default).
+    ``switch`` is the arming for a trial, as it was printed; ``back`` names the kernel that
+    runs now.
+    """
+
+    action: str
+    switch: Switch
+    text: str
+
+
+def after(plan: Plan, facts: Facts) -> Facts:
+    """Return the facts as they will be once a plan's texts are in place."""
+    texts = dict(facts.texts)
+    for change in plan.changes:
+        content = change.wanted.content
+        if content is None:
+            continue
+        old = change.before
+        owner = (old.uid, old.gid) if isinstance(old, Text) else (0, 0)
+        texts[change.wanted.path] = Text(content, change.mode, *owner, change.place)
+    return replace(facts, texts=texts)
+
+
+def make(
+    node: Node,
+    facts: Facts,
+    plan: Plan,
+    *,
+    kernel_release: str,
+    whole_cluster: bool,
+    force: Collection[str],
+) -> Boot | None:
+    """Return how the node is to be booted; None if it runs as wanted and nothing changes.
+
+    :param whole_cluster: all nodes of a running cluster are restarted together.
+    :raises FailedError: it cannot be booted without harm, or without a way back; says why.
+    """
+    state = boot_entry.state(facts, kernel_release, node)
+    runs = facts.word("kernel") == kernel_release
+    together = evidence.in_running_cluster(facts)
+    if runs and plan.empty and state == "default" and not (together and whole_cluster):
+        return None
+    if runs and plan.empty and state != "default":
+        return Boot("prove", Switch(), f"{kernel_release} runs already: make it the default")
+    if together and not whole_cluster and "running-cluster" not in force:
+        online = evidence.counts(facts).get("online")
+        raise FailedError(
+            f"is one of {online or 'several'} nodes of a running Kerrighed cluster, which does not "
+            "survive the loss of one",
+            hint="restart all of them: --whole-cluster; or --force running-cluster",
+        )
+    later = after(plan, facts)
+    if boot_entry.state(later, kernel_release, node) == "default":
+        text = f"restart into {kernel_release}, the default entry; there is no way back from it"
+        return Boot("restart", Switch(), text)
+    switch = boot_entry.arm(later, kernel_release, node)
+    against = [str(refusal) for refusal in switch.refusals if refusal.rule not in force]
+    if against:
+        raise FailedError("; ".join(against))
+    return Boot("trial", switch, "\n".join(_text(node, later, switch, facts, kernel_release)))
+
+
+def _text(
+    node: Node, later: Facts, switch: Switch, facts: Facts, kernel_release: str
+) -> Iterator[str]:
+    yield (
+        f"restart once into {kernel_release}; back to {facts.word('kernel')} at the next start "
+        "unless it proves itself, then it becomes the default"
+    )
+    wanted = (text_wanted(file.path, file.content, file.mode) for file in switch.texts)
+    for change in changes(wanted, later):
+        yield diff(change)
+    yield from (f"run {command}" for command in switch.runs)
+    yield from (f"note: {note}" for note in switch.notes)
+    if node_watchdog(facts) is None:
+        yield "note: there is no watchdog: a hang waits for its power switch"
+
+
+def node_watchdog(facts: Facts) -> str | None:
+    """Return the driver of a node's watchdog, or None where there is none."""
+    return facts.word("watchdog")

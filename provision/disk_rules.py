@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether a kernel without an initrd finds a node's / and its network card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kconfig import built, crosscheck
+from kconfig.built import Alias
+from kconfig.drivers import Device
+from kconfig.errors import KconfigError
+from provision.facts import Facts, Pci
+from provision.node_rules import Refusal, find, table
+from provision.superblock import Superblock
+
+_IDE = 0x0101
+# Prog-if bits of an IDE controller: a channel that is not at the addresses of old.
+_NATIVE = 0x05
+
+
+@dataclass(frozen=True)
+class Drivers:
+    """The PCI devices that a build's drivers take: those built in, and those that are modules."""
+
+    inside: tuple[Alias, ...]
+    modules: tuple[Alias, ...]
+
+
+def built_in(config: str, symbol: str) -> bool:
+    """Tell whether a .config has a symbol built in."""
+    return f"CONFIG_{symbol}=y\n" in config
+
+
+def _drivers_of_ext(config: str, block: Superblock) -> list[str]:
+    """Return the file system drivers in the kernel that could mount it, the best one first."""
+    have = [name for name in ("ext3", "ext2", "ext4dev") if built_in(config, f"{name.upper()}_FS")]
+    # ext4dev of 2.6.20 mounts only what was told with rootfstype=, and a journal on ext2 is left.
+    return [name for name in have if name != "ext3" or block.has_journal]
+
+
+def root_fs(release: str, config: str, facts: Facts) -> Iterator[Refusal]:
+    """Refuse a / that the kernel cannot mount: by its type, for ext by its features.
+
+    A file system made as ext3 is ext4 to a kernel that mounts it with its ext4 driver, so the
+    superblock counts more than the name.
+
+    :param config: the kernel's .config.
+    """
+    kind = facts.word("rootfs") or ""
+    block = facts.superblock
+    if block is not None and (kind.startswith("ext") or not kind):
+        yield from _features(release, config, block, facts.word("journal") or "")
+        return
+    bad = find(table().root_fs, kind)
+    if bad is not None and (bad.needs is None or not built_in(config, bad.needs)):
+        yield Refusal("root-fs", f"its / is {kind}: {bad.why}", "move / to ext3")
+
+
+def unknown_features(block: Superblock, driver: str) -> tuple[list[str], list[str]]:
+    """Return the names of features that ``driver`` cannot mount, and that it cannot write."""
+    found: dict[str, list[str]] = {"incompat": [], "ro_compat": []}
+    for word, names in found.items():
+        value = getattr(block, word)
+        for bit in (1 << n for n in range(32) if value >> n & 1):
+            known = next((f for f in table().feature if (f.word, f.bit) == (word, bit)), None)
+            if known is None or driver not in known.known:
+                names.append(known.name if known is not None else f"{word} {bit:#x}")
+    return found["incompat"], found["ro_compat"]
+
+
+def _features(release: str, config: str, block: Superblock, journal: str) -> Iterator[Refusal]:
+    drivers = _drivers_of_ext(config, block)
+    if not drivers:
+        name = "ext3" if block.has_journal else "ext2"
+        yield Refusal("root-fs", f"its / is {name}: the kernel was built without it")
+        return
+    trouble = {name: unknown_features(block, name) for name in drivers if name != "ext4dev"}
+    if any(not unmountable and not unwritable for unmountable, unwritable in trouble.values()):
+        strange = [word for word in journal.split() if word.startswith("journal_")]
+        strange = [word for word in strange if word not in table().journal]
+        if strange and drivers[0] == "ext3":
+            yield Refusal(
+                "root-features",
+                f"its / has a journal with {', '.join(strange)}, which Linux "
+                f"{release.partition('-')[0]} cannot read",
+                "make the journal anew: tune2fs -O ^has_journal, then -j, from another system",
+            )
+        return
+    unmountable, unwritable = next(iter(trouble.values()), (["ext4"], []))
+    what, effect = (unmountable, "mount") if unmountable else (unwritable, "mount for writing")
+    yield Refusal(
+        "root-features",
+        f"its / has the ext features {', '.join(what)}, with which Linux "
+        f"{release.partition('-')[0]} cannot {effect} it",
+        "make / anew with mke2fs -t ext3, and copy the files",
+    )
+
+
+# --- drivers ------------------------------------------------------------------------------
+
+
+def _device(card: Pci) -> Device | None:
+    try:
+        found = crosscheck.node_facts([(card.address, card.modalias)]).devices
+    except KconfigError:
+        return None
+    return found[0] if found else None
+
+
+def _taken(aliases: Sequence[Alias], device: Device) -> list[str]:
+    real = [a for a in aliases if find(table().not_a_driver, f"{a.module} {a.pattern}") is None]
+    return built.names(real, device)
+
+
+def disk_driver(drivers: Drivers, config: str, facts: Facts) -> Iterator[Refusal]:
+    """Refuse a root disk whose controller has no driver built in: there is no initrd."""
+    if facts.word("rootfs") in ("nfs", "nfs3", "nfs4"):
+        return
+    for address in facts.root_pci:
+        card = facts.pci.get(address)
+        device = _device(card) if card is not None else None
+        if card is None or device is None or _taken(drivers.inside, device):
+            continue
+        if _at_old_addresses(device) and built_in(config, "IDE_GENERIC"):
+            continue
+        modules = _taken(drivers.modules, device)
+        what = f"the controller of its root disk, {_name(card, device)}"
+        if modules:
+            reason = f"{what}, has its driver as a module ({', '.join(modules)}), and there is "
+            yield Refusal("disk-driver", reason + "no initrd to load it", "build the driver in")
+        else:
+            hint = "build with its driver, or move / to another controller"
+            yield Refusal("disk-driver", f"{what}, has no driver in this kernel", hint)
+        return
+
+
+def _at_old_addresses(device: Device) -> bool:
+    """Tell whether it is an IDE controller that the generic IDE driver finds without PCI."""
+    return device.pci_class >> 8 == _IDE and not device.pci_class & _NATIVE
+
+
+def nic_driver(drivers: Drivers, interface: str, facts: Facts) -> Iterator[Refusal]:
+    """Refuse a node whose card of the cluster has no driver in the build.
+
+    :param interface: its name in the cluster file.
+    """
+    nic = facts.nics.get(interface)
+    card = facts.pci.get(nic.pci or "") if nic is not None else None
+    device = _device(card) if card is not None else None
+    if card is None or device is None or _taken(drivers.inside, device):
+        return
+    what = f"the network card of {interface}, {_name(card, device)}"
+    modules = _taken(drivers.modules, device)
+    if not modules:
+        hint = "build with its driver, or name another interface in the cluster file"
+        yield Refusal("nic-driver", f"{what}, has no driver in this build", hint)
+    elif facts.word("rootfs") in ("nfs", "nfs3", "nfs4"):
+        yield Refusal(
+            "nic-driver",
+            f"{what}, has its driver as a module ({', '.join(modules)}), which is on / and / "
+            "comes over the network",
+            "build the driver in",
+        )
+
+
+def _name(card: Pci, device: Device) -> str:
+    now = f", now driven by {card.driver}" if card.driver else ""
+    return f"{device} at {card.address}{now}"
+
+
+def drivers_unknown(interface: str, facts: Facts, drivers: Drivers | None) -> Iterator[str]:
+    """Yield notes about drivers that could not be checked."""
+    if drivers is None and (facts.pci or facts.root_pci):
+        yield "the build does not tell which devices its drivers take: they are not checked"
+    elif facts.pci and interface not in facts.nics:
+        yield (
+            f"there is no {interface} now, the cluster's interface in the cluster file: whether "
+            "its card has a driver is not checked"
+        )
+    elif (
+        facts.pci
+        and not re.match("/dev/nfs|nfs", facts.word("rootfs") or "")
+        and not (set(facts.root_pci) & set(facts.pci))
+    ):
+        yield "it cannot be told which controller has the root disk: its driver is not checked"

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which PCI devices the drivers built into a kernel take, read from vmlinux itself.
+
+Before Linux 5.2 a build says nowhere what its built-in drivers take. The image does: every
+PCI driver is a struct pci_driver (include/linux/pci.h of Linux 2.6.20: a list head, a
+pointer to its name, a pointer to its table of devices), and the table (struct pci_device_id,
+include/linux/mod_devicetable.h) ends with an entry of zeros. Only what has a readable name and
+a table that makes sense to its end is taken for a driver.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from kconfig.built import Alias
+from kconfig.drivers import Entry
+from provision.elf import data_objects
+
+_ANY = 0xFFFFFFFF
+_NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9 ._:/()+-]{1,39}\0")
+# Longer tables than any driver has.
+_MOST_ENTRIES = 2000
+
+
+class _Piece(NamedTuple):
+    start: int
+    data: bytes
+
+
+def aliases(vmlinux: Path) -> tuple[Alias, ...]:
+    """Return the patterns of the devices that built-in drivers take, with the drivers' names.
+
+    :raises InputError: not an ELF file, or a damaged one.
+    """
+    image = data_objects(vmlinux)
+    memory = _Memory([_Piece(*piece) for piece in image.pieces], image.wide)
+    found: dict[Alias, None] = {}
+    for address, size in image.objects:
+        # A struct pci_driver has a struct device_driver inside.
+        if size >= 20 * memory.pointer:
+            for alias in _driver(memory, address):
+                found[alias] = None
+    return tuple(found)
+
+
+class _Memory:
+    """The kernel's memory as the image fills it."""
+
+    def __init__(self, pieces: list[_Piece], wide: bool) -> None:
+        self._pieces = pieces
+        self.pointer = 8 if wide else 4
+        self.word = struct.Struct("<Q" if wide else "<I")
+        # vendor, device, subvendor, subdevice, class, class_mask, driver_data
+        self.entry = struct.Struct("<6IQ" if wide else "<7I")
+
+    def at(self, address: int, size: int) -> bytes:
+        for start, data in self._pieces:
+            if start <= address < start + len(data):
+                return data[address - start : address - start + size]
+        return b""
+
+
+def _driver(memory: _Memory, address: int) -> Iterator[Alias]:
+    head = memory.at(address, 4 * memory.pointer)
+    if len(head) < 4 * memory.pointer:
+        return
+    name, table = (memory.word.unpack_from(head, n * memory.pointer)[0] for n in (2, 3))
+    match = _NAME.match(memory.at(name, 41)) if name and table else None
+    if match is None:
+        return
+    text = match[0][:-1].decode("ascii").replace(" ", "_")
+    for entry in _table(memory, table):
+        yield Alias(entry.alias, text)
+
+
+def _table(memory: _Memory, address: int) -> list[Entry]:
+    """Return a table's entries; none when it makes no sense, or has no end."""
+    raw = memory.at(address, memory.entry.size * _MOST_ENTRIES)
+    found: list[Entry] = []
+    for at in range(0, len(raw) - memory.entry.size + 1, memory.entry.size):
+        vendor, device, subvendor, subdevice, kind, mask, _ = memory.entry.unpack_from(raw, at)
+        if not (vendor or device or subvendor or kind or mask):
+            return found
+        ids = (vendor, device, subvendor, subdevice)
+        if any(value > 0xFFFF and value != _ANY for value in ids) or kind > 0xFFFFFF:
+            return []
+        plain = [-1 if value == _ANY else value for value in ids]
+        found.append(Entry(plain[0], plain[1], plain[2], plain[3], kind, mask))
+    return []

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""deploy --reboot: the trial boot, what goes wrong in it, waves, and interrupted runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .hosts import MENU_LST, RELEASE, Hosts, make_build, make_hosts, wait_for
+from .machine import STOCK, Machine
+
+pytestmark = pytest.mark.fleet
+
+FORCE = ("--force", "glibc")
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    return make_build(tmp_path / "build")
+
+
+@pytest.fixture
+def fleet(can_have_hosts: None, tmp_path: Path) -> Iterator[tuple[Hosts, list[Machine]]]:
+    """Three hosts that can be restarted."""
+    hosts = make_hosts(tmp_path / "fleet", 3)
+    machines: list[Machine] = []
+    try:
+        for host in hosts.hosts:
+            machines.append(Machine(host))
+        yield hosts, machines
+    finally:
+        for machine in machines:
+            machine.close()
+        hosts.close()
+
+
+def arguments(hosts: Hosts, build: Path, *more: str) -> tuple[str, ...]:
+    return (
+        "deploy", "--nodes", str(hosts.cluster), "--artifacts", str(build), *FORCE, "--reboot",
+        "--boot-timeout", "20", "--prove-timeout", "2", *more,
+    )  # fmt: skip
+
+
+def deploy(hosts: Hosts, build: Path, *more: str) -> tuple[int, str]:
+    done = hosts.run(*arguments(hosts, build, *more))
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def next_boot(machine: Machine) -> str:
+    """Restart a machine as a power cut would; return what it boots."""
+    machine.power_cycle()
+    return machine.release
+
+
+def test_all_prove_themselves_and_the_build_is_the_default(
+    fleet: tuple[Hosts, list[Machine]], build: Path
+) -> None:
+    hosts, machines = fleet
+    code, out = deploy(hosts, build, "--check")
+    assert code == 1, out
+    assert f"restart once into {RELEASE}; back to {STOCK}" in out
+    assert "order: krg1, then krg2, then krg3" in out
+    assert "+default saved" in re.sub(r"[ \t]+", " ", out)
+    assert [m.boots for m in machines] == [[], [], []]
+    code, out = deploy(hosts, build, "--wave", "2")
+    assert code == 0, out
+    assert "3 nodes: 3 booted" in out
+    assert len(re.findall(r"(?m)^ok +module loaded", out)) == 3
+    assert [m.boots for m in machines] == [[RELEASE]] * 3
+    # For good: any later start is of the build.
+    assert [next_boot(m) for m in machines] == [RELEASE] * 3
+    code, out = deploy(hosts, build)
+    assert (code, out.rstrip().splitlines()[-1]) == (0, "3 nodes: 3 unchanged"), out
+
+
+@pytest.mark.parametrize("fate", ["panic", "no module", "other id"])
+def test_a_canary_that_fails_stops_the_rollout_and_goes_back(
+    fleet: tuple[Hosts, list[Machine]], build: Path, fate: str
+) -> None:
+    hosts, machines = fleet
+    machines[0].fate[RELEASE] = fate
+    if fate == "panic":
+        log = hosts.hosts[0].path("/var/log/kern.log")
+        log.write_text(
+            "Linux version 2.6.26-2-686 (x)\nold\n"
+            f"Linux version {RELEASE} (x)\nKernel panic - not syncing: no good\n"
+            "Linux version 2.6.26-2-686 (x)\nnew\n"
+        )
+    code, out = deploy(hosts, build)
+    assert code == 1, out
+    if fate == "panic":
+        assert f"krg1: fell back: came back with {STOCK} instead of {RELEASE}" in out
+        assert "| Kernel panic - not syncing: no good" in out and "| new" not in out
+    else:
+        assert f"krg1: unproven: came up with {RELEASE}, but module loaded: " in out
+        assert f"it is back on {STOCK}" in out
+    assert "krg[2-3]: not begun: the canary krg1 failed" in out
+    assert machines[0].boots == [RELEASE, STOCK]
+    assert [m.boots for m in machines[1:]] == [[], []]
+    assert not hosts.hosts[1].path(f"/boot/vmlinuz-{RELEASE}").exists()
+    assert next_boot(machines[0]) == STOCK
+    # Mended: only those that were left are done again.
+    machines[0].fate.clear()
+    code, out = deploy(hosts, build, "--retry-failed")
+    assert code == 0, out
+    assert "3 nodes: 3 booted" in out
+    assert [next_boot(m) for m in machines] == [RELEASE] * 3
+
+
+def test_a_hang_is_down_and_a_power_cycle_brings_the_good_kernel(
+    fleet: tuple[Hosts, list[Machine]], build: Path
+) -> None:
+    hosts, machines = fleet
+    machines[1].fate[RELEASE] = "hang"
+    code, out = deploy(hosts, build, "--boot-timeout", "3", "--max-down", "1")
+    assert code == 1, out
+    assert "krg2: down: did not come back within 3 s" in out
+    assert "by its power switch" in out
+    assert "3 nodes: 2 booted, 1 down" in out
+    assert next_boot(machines[1]) == STOCK
+    machines[1].fate.clear()
+    code, out = deploy(hosts, build)
+    assert (code, out.rstrip().splitlines()[-1]) == (0, "3 nodes: 2 unchanged, 1 booted"), out
+
+
+def test_unreachable_nodes_count_before_anything_is_begun(
+    fleet: tuple[Hosts, list[Machine]], build: Path
+) -> None:
+    hosts, machines = fleet
+    hosts.hosts[2].stop_network()
+    code, out = deploy(hosts, build)
+    assert code == 1, out
+    assert "krg[1-2]: not begun: 1 nodes had failed before it began" in out
+    assert [m.boots for m in machines] == [[], [], []]
+    code, out = deploy(hosts, build, "--max-down", "1")
+    assert (code, out.rstrip().splitlines()[-1]) == (1, "3 nodes: 2 booted, 1 failed"), out
+
+
+def test_a_changed_host_key_after_the_restart_is_not_trusted(
+    fleet: tuple[Hosts, list[Machine]], build: Path
+) -> None:
+    hosts, machines = fleet
+    machines[0].new_host_key = True
+    code, out = deploy(hosts, build, "--boot-timeout", "3")
+    assert code == 1, out
+    assert "krg1: down: did not come back within 3 s (the host key of 10.99.0.1 port 22" in out
+
+
+def test_killed_at_every_step_and_the_next_run_converges(
+    fleet: tuple[Hosts, list[Machine]], build: Path
+) -> None:
+    """The client is killed when each step is first heard of."""
+    hosts, machines = fleet
+    steps = ("sending", "done in", "restarting", "up", "committed")
+    for number, step in enumerate(steps):
+        running = hosts.start(*arguments(hosts, build, "--canary", "0"))
+        assert running.stderr is not None
+        for line in running.stderr:
+            if re.match(rf"krg\d: {step}\b", line):
+                break
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate(timeout=30)
+        for machine in machines:
+            wait_for("a machine that is up", machine.host.path("/run/sshd.pid").exists)
+        if number == len(steps) // 2:
+            assert all(next_boot(m) in (STOCK, RELEASE) for m in machines)
+    code, out = deploy(hosts, build)
+    assert code == 0, out
+    assert [next_boot(m) for m in machines] == [RELEASE] * 3
+    assert [host.stages() for host in hosts.hosts] == [[], [], []]
+
+
+def test_a_menu_edited_between_plan_and_arming(
+    fleet: tuple[Hosts, list[Machine]], build: Path
+) -> None:
+    hosts, machines = fleet
+    menu = hosts.hosts[0].path("/boot/grub/menu.lst")
+    # The last thing that runs on the node before it is armed.
+    linked = hosts.hosts[0].path("/usr/local/sbin/update-rc.d")
+    linked.write_text('#!/bin/sh\nsed -i "s/^timeout=5/timeout=9/" /boot/grub/menu.lst\n')
+    linked.chmod(0o755)
+    code, out = deploy(hosts, build)
+    assert code == 1, out
+    assert "krg1: failed: not restarted: the boot loader's files were changed" in out
+    assert b"timeout=9" in menu.read_bytes() and machines[0].boots == []
+    assert MENU_LST[:40] == menu.read_bytes()[:40]
