@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,7 @@ def up(
     )
     say(f"lab {name} is up: {nodes} nodes, session {session}; consoles in {made.directory}")
     if made.has_disks:
-        say(f"next: krg-provision deploy --nodes {made.cluster_file}")
+        say(f"next: krg-provision deploy --reboot --nodes {shlex.quote(str(made.cluster_file))}")
 
 
 @lab.command()
@@ -276,6 +277,7 @@ def list_labs(style: str) -> None:
                 "nodes": len(one.nodes),
                 "running": running,
                 "session": one.session,
+                "bootloader": one.bootloader,
                 "kernel_release": one.kernel_release,
                 "build": one.build,
             }
@@ -284,13 +286,14 @@ def list_labs(style: str) -> None:
         click.echo(json.dumps(rows, indent=1))
         return
     _table(
-        ("lab", "running", "for", "session", "kernel", "build"),
+        ("lab", "running", "for", "session", "boot loader", "kernel", "build"),
         [
             (
                 one.name,
                 f"{running} of {len(one.nodes)}",
                 f"{state.age(one) / 60:.0f} min",
                 one.session,
+                one.bootloader,
                 one.kernel_release,
                 one.build,
             )

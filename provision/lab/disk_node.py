@@ -25,8 +25,9 @@ KNOWN_HOSTS = "known_hosts"
 
 
 def node_name(lab: Lab, number: int) -> str:
-    """Return a node's host name."""
-    return f"{lab.name}{number}"
+    """Return a node's host name: krg1, and lab2-1 where the lab's name ends in a digit."""
+    dash = "-" if lab.name[-1].isdigit() else ""
+    return f"{lab.name}{dash}{number}"
 
 
 def lay_out(lab: Lab, base: Path) -> None:

@@ -58,7 +58,9 @@ def _netcut(lab: Lab, node: LabNode) -> None:
 
 
 def _diskfull(lab: Lab, node: LabNode) -> None:
-    agent.run(lab.path(node), f"dd if=/dev/zero of={_FILL} bs=64k 2>/dev/null; sync", _SECONDS)
+    # The last blocks take small writes, and root has the file system's reserve too.
+    fill = "dd if=/dev/zero bs=64k; dd if=/dev/zero bs=1k; sync"
+    agent.run(lab.path(node), f"({fill}) >>{_FILL} 2>/dev/null", _SECONDS)
 
 
 def _mend(lab: Lab, node: LabNode) -> None:

@@ -40,7 +40,7 @@ static char *const sshd[] = { "/usr/sbin/dropbear", "-F", "-r", HOST_KEY, NULL }
 static struct service services[] = {
 	{ "/dev/ttyS0", shell, 0, 0 },
 	{ "/dev/console", agent, 0, 0 },
-	{ "/dev/console", sshd, 0, 0 },
+	{ "/run/sshd.log", sshd, 0, 0 },
 };
 #define SERVICES (sizeof(services) / sizeof(services[0]))
 
@@ -93,7 +93,7 @@ static pid_t spawn(const char *tty, char *const *argv)
 	signal(SIGUSR2, SIG_DFL);
 	signal(SIGQUIT, SIG_DFL);
 	setsid();
-	fd = open(tty, O_RDWR);
+	fd = open(tty, argv == sshd ? O_RDWR | O_CREAT | O_APPEND : O_RDWR, 0600);
 	if (fd >= 0) {
 		if (argv == shell)
 			ioctl(fd, TIOCSCTTY, 1);

@@ -30,6 +30,8 @@ from provision.paths import cache_dir, labs_dir
 BOOT_SECONDS = 300.0  # seen: 7 s on an idle machine, minutes on a crowded one
 MOST_NODES = 32
 LOG_MEGABYTES = 2
+# A layer can grow to the whole disk, and is made by way of a copy of what is in use.
+DISK_MEGABYTES = 300
 _PORTS = range(22000, 30000)
 
 Bootloader = Literal["none", "legacy", "grub2"]
@@ -87,6 +89,8 @@ def up(
     _check_range("session", session, 0, 255)  # an unsigned char in the kernel
     _check_range("memory", memory, 64, 3072)
     qemu.program(artifacts.arch)
+    if bootloader != "none":
+        disk_image.check_tools()
     if changed := artifacts.changed():
         raise InputError(
             f"{artifacts.directory}: not as it was built: {', '.join(changed[:3])}",
@@ -95,7 +99,7 @@ def up(
     with state.locked(name):
         _check_down(name)
         _check_memory(nodes * memory)
-        _check_space(nodes)
+        _check_space(nodes * (LOG_MEGABYTES if bootloader == "none" else DISK_MEGABYTES))
         base = None
         with _space_named():
             image = initramfs(artifacts)
@@ -221,13 +225,12 @@ def _check_memory(megabytes: int) -> None:
         )
 
 
-def _check_space(nodes: int) -> None:
+def _check_space(megabytes: int) -> None:
     # QEMU drops what it cannot write to a console's log, and says nothing.
     free = shutil.disk_usage(labs_dir()).free >> 20
-    if free < nodes * LOG_MEGABYTES:
+    if free < megabytes:
         raise MissingError(
-            f"{labs_dir()}: {free} MB free; {nodes} nodes' consoles may need "
-            f"{nodes * LOG_MEGABYTES} MB",
+            f"{labs_dir()}: {free} MB free; the nodes' logs and disks may need {megabytes} MB",
             hint="make room there, or set XDG_STATE_HOME to a place with some",
         )
 
