@@ -56,18 +56,8 @@ def least_kernel(head: bytes) -> tuple[int, int, int] | None:
                     version = (found["abi_major"], found["abi_minor"], found["abi_tiny"])
                     return version if max(version) < 10_000 else None
     # What pyelftools comes to when offsets and sizes lead anywhere.
-    except (
-        ELFError,
-        ConstructError,
-        struct.error,
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ArithmeticError,
-        OSError,
-        MemoryError,
-    ):
+    except (ELFError, ConstructError, struct.error, ValueError, LookupError, AttributeError,
+            TypeError, ArithmeticError, OSError, MemoryError):  # fmt: skip
         return None
     return None
 

@@ -11,7 +11,7 @@ Sources: GRUB 0.97 manual, "Booting fallback systems"; for what is looked at, ev
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from provision.evidence import Evidence
 from provision.facts import Facts
 from provision.fleet import ClosedError
 from provision.node import Session
-from provision.plan import Plan, changes, text_wanted
+from provision.plan import Plan, changes, made_from, text_wanted
 
 # Lines of a kernel's log that are shown.
 LOG_LINES = 20
@@ -34,11 +34,10 @@ PATIENCE = 120
 
 @dataclass(frozen=True)
 class Limits:
-    """How long, in seconds, is waited: for a node to come back, for its module, between looks."""
+    """How long, in seconds, is waited: for a node to come back, and then for its module."""
 
     boot: float = 300.0
     module: float = 90.0
-    pause: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,14 @@ class Doors(Protocol):
 Step = Callable[[str], None]
 
 
+def _pauses() -> Iterator[float]:
+    """Yield the seconds between looks: short ones first, for a virtual machine is quick."""
+    pause = 0.2
+    while True:
+        yield pause
+        pause = min(pause * 1.4, 5.0)
+
+
 def restarted(before: Facts, now: Facts) -> bool:
     """Tell whether a node was started anew between two looks.
 
@@ -101,7 +108,14 @@ def _seconds(text: str | None) -> float | None:
 def switch_plan(node: Node, switch: Switch, facts: Facts) -> Plan:
     """Return the plan that carries out a change of what is booted."""
     texts = tuple(text_wanted(file.path, file.content, file.mode) for file in switch.texts)
-    return Plan(node.name, changes(texts, facts), switch.runs, (), switch.notes)
+    return Plan(
+        node.name,
+        changes(texts, facts),
+        switch.runs,
+        notes=switch.notes,
+        made_from=made_from(facts),
+        about=(("command", "boot"),),
+    )
 
 
 def restart(session: Session, facts: Facts) -> None:
@@ -133,7 +147,7 @@ def wait(
     """
     deadline = time.monotonic() + limits.boot
     last = "no answer"
-    while True:
+    for pause in _pauses():
         try:
             with doors.again(node) as session:
                 now = session.facts([], running=True, idle=20.0)
@@ -145,8 +159,9 @@ def wait(
         except FailedError as error:
             last = error.message
         if time.monotonic() > deadline:
-            return None, last
-        doors.pause(limits.pause)
+            break
+        doors.pause(pause)
+    return None, last
 
 
 def prove(doors: Doors, trial: Trial, node: Node, now: Facts) -> tuple[Evidence, ...]:
@@ -155,13 +170,13 @@ def prove(doors: Doors, trial: Trial, node: Node, now: Facts) -> tuple[Evidence,
     The SSH server may be up before the script that loads the module has run.
     """
     deadline = time.monotonic() + trial.limits.module
-    while True:
+    for pause in _pauses():
         found = evidence.of_node(trial.cluster, node, trial.kernel_release, trial.config, now)
         wrong = [item for item in found if not item.ok]
         # Only what is not there yet can still come.
         if not all(item.have == "-" for item in wrong) or not wrong or time.monotonic() > deadline:
-            return found
-        doors.pause(trial.limits.pause)
+            break
+        doors.pause(pause)
         try:
             with doors.again(node) as session:
                 now = session.facts([], running=True, idle=20.0)
@@ -169,6 +184,7 @@ def prove(doors: Doors, trial: Trial, node: Node, now: Facts) -> tuple[Evidence,
             raise
         except FailedError:
             continue
+    return found
 
 
 def _log(doors: Doors, node: Node, template: str, kernel_release: str) -> tuple[str, ...]:

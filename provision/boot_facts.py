@@ -107,7 +107,9 @@ def init_system(words: Mapping[str, str], versions: Mapping[str, str], has: Set[
         return "busybox"
     if "upstart" in versions.get("initctl", ""):
         return f"upstart {_version(versions['initctl'])}".strip()
-    if not has & {"/sbin/init", "/etc/init", "/bin/init", "/bin/sh"}:
+    # The kernel tries these three, and then a shell, which no network card comes up with
+    # (init/main.c). That /bin/sh was seen says that the node told what it has.
+    if "/bin/sh" in has and not has & {"/sbin/init", "/etc/init", "/bin/init"}:
         return "none"
     if has & {"/sbin/openrc-run", "/sbin/runscript"}:
         return f"openrc {_version(versions.get('openrc', ''))}".strip()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from provision import boot_entry, boot_plan, evidence, node_rules, preflight
+from provision import boot_entry, boot_plan, evidence, journal, node_rules, preflight
 from provision.artifacts import Artifacts, describe_or_none
 from provision.boot import Result
 from provision.boot_plan import Boot
@@ -35,6 +35,7 @@ from provision.plan import (
     fold,
     is_safe_path,
     lack_of_space,
+    made_from,
     obstacles,
     size,
     text_wanted,
@@ -274,7 +275,26 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         return Plan(node.name, problems=tuple(problems))
     linked = facts.linked or facts.word("tool") != "update-rc.d"
     runs = () if linked else ("update-rc.d kerrighed defaults",)
-    return Plan(node.name, planned, runs, (), tuple(notes))
+    return Plan(
+        node.name,
+        planned,
+        runs,
+        (),
+        tuple(notes),
+        made_from(facts),
+        _about(target.build, runs),
+        prunes=journal.expendable(journal.read(facts)),
+    )
+
+
+def _about(build: Artifacts, runs: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return what the journal on the node says of this run."""
+    return (
+        ("command", "deploy"),
+        ("build", f"{build.release} {build.arch} {build.build_id}"),
+        ("kernel_release", build.kernel_release),
+        *(("ran", command) for command in runs),
+    )
 
 
 # --- the way there ------------------------------------------------------------------------
@@ -370,6 +390,18 @@ def apply(
     :param say: takes one line when a node begins and when it is done.
     :param on_sent: takes the bytes of every file that was sent, to any node.
     """
+    return apply_plans(target.build.kernel_release, among, seen, say, on_sent, date)
+
+
+def apply_plans(
+    kernel_release: str,
+    among: Fleet,
+    seen: Mapping[str, Outcome],
+    say: Say,
+    on_sent: Callable[[int], None] = lambda _: None,
+    date: str | None = None,
+) -> dict[str, Outcome]:
+    """Carry out plans, whoever made them; ``kernel_release`` names the tree that may be new."""
     done = dict(seen)
     date = date or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
@@ -378,7 +410,7 @@ def apply(
         assert outcome.plan is not None and outcome.facts is not None
         say(f"{node.name}: sending {size(outcome.plan.upload)}")
         started = time.monotonic()
-        among.session(node).apply(outcome.plan, target.build.kernel_release, date, on_sent)
+        among.session(node).apply(outcome.plan, kernel_release, date, on_sent)
         return time.monotonic() - started
 
     nodes = [o.node for o in seen.values() if o.state == "would change" and not _idle(o)]

@@ -137,8 +137,8 @@ class Facts:
 _WORDS = frozenset((
     "boot_id", "clock", "cmdline", "cpu64", "dpkg_architecture", "etc_hostname", "firmware",
     "grub2", "grub_device", "grub_mapper", "grub_type", "hostname", "init_link", "journal",
-    "kernel", "machine", "modules", "node_id", "nrnodes", "rootdev", "rootdrivers", "rootfs",
-    "rootmapper", "saved", "session_id", "tool", "uid", "uptime", "watchdog", "watchdog_driver",
+    "kernel", "machine", "modules", "node_id", "nrnodes", "root_number", "rootdev", "rootdrivers",
+    "rootfs", "rootmapper", "saved", "session_id", "tool", "uid", "uptime", "watchdog", "watchdog_driver",
 ))  # fmt: skip
 _LISTS = ("address", "has", "huge", "lacks", "linked", "nic", "odd", "pci", "readonly", "rootpath")
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
@@ -300,6 +300,12 @@ def parse(raw: bytes, mark: str) -> Facts:
         words["root_uuid"] = block.uuid
     words["bootloader"] = boot_facts.bootloader(found.blobs, has)
     words["grubenv_storage"] = boot_facts.grubenv_storage(words)
+    if "uptime" in words:
+        words["uptime"] = words["uptime"].partition(" ")[0]
+    # Who drives the watchdog, where the kernel says that; else that there is one.
+    driver = words.pop("watchdog_driver", "")
+    if driver and "watchdog" in words:
+        words["watchdog"] = driver
     words["init"] = boot_facts.init_system(words, found.versions, has)
     version = boot_facts.udev(found.versions)
     if version is not None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from provision import facts as _facts
 from provision.data import render
 from provision.errors import FailedError
 from provision.facts import Facts
-from provision.plan import AREAS, Plan, area
+from provision.plan import AREAS, JOURNALS, Plan, area
 from provision.ssh import Output, Shell
 from provision.upload import write_tar
 
@@ -24,21 +25,74 @@ TEXTS = (
     "/etc/init.d/kerrighed",
     *boot_entry.TEXTS,
 )
+# Read or asked for by what is decided here, never written: a plan holds as long as they stay.
+READS = (
+    "/boot/grub/default",
+    "/boot/grub/grub.cfg",
+    "/boot/grub/grubenv",
+    "/boot/grub2/grub.cfg",
+    "/boot/grub2/grubenv",
+    "/etc/default/grub",
+)
 _STAGE = ".krg-provision-"
-_STAGE_AREAS = ("/boot", "/boot/grub", "/boot/grub2", *AREAS)
+_STAGE_AREAS = ("/boot", "/boot/grub", "/boot/grub2", *AREAS, JOURNALS)
 
 
 class ChangedError(FailedError):
     """A file on the node is no longer what the plan was made from."""
 
 
+def apply_script(plan: Plan, kernel_release: str, date: str, token: str) -> str:
+    """Return the script that carries out a plan on a node, reading what write_tar writes.
+
+    :param token: names its staging directories and its journal, DATE-TOKEN.
+    """
+    stage = _STAGE + token
+    tops = sorted({area(change.place) for change in plan.changes} | {JOURNALS, "/etc"})
+    others = [name for name in tops if name != "/etc"]
+    return render(
+        "apply.sh.j2",
+        stage=stage,
+        # The one in /etc last: as long as it is there, the others will be looked for.
+        stages=" ".join(f"{name}/{stage}" for name in (*others, "/etc")),
+        tops=" ".join(tops),
+        areas=_STAGE_AREAS,
+        journals=JOURNALS,
+        **{name: _quoted(plan.made_from.word(name)) for name in _DECIDE},
+        reads=plan.made_from.files,
+        date=date,
+        token=token,
+        tree=f"/lib/modules/{kernel_release}" if kernel_release else "",
+        staged_tree=f"/lib/modules/{stage}/{kernel_release}",
+        runs=plan.runs,
+        closes=plan.closes,
+        prunes=plan.prunes,
+    )
+
+
+_DECIDE = ("kernel", "boot_id", "root_number")
+
+
+def _quoted(word: str | None) -> str:
+    return "" if word is None else shlex.quote(word)
+
+
 class Session(Shell):
     """One SSH session with a node; a context manager. Commands run as root."""
 
-    def facts(self, paths: Sequence[str], *, running: bool = False, idle: float = 60.0) -> Facts:
+    def facts(
+        self,
+        paths: Sequence[str],
+        *,
+        running: bool = False,
+        journals: bool = False,
+        idle: float = 60.0,
+    ) -> Facts:
         """Ask the node about itself and about the files ``paths``, in one round trip.
 
         :param running: also ask the running cluster, which can hang: what came before is kept.
+        :param journals: also ask for all that former runs wrote down, and for the files named
+            there; otherwise only what each run was.
         :raises FailedError: the answer is unusable; says why where the node said so.
         """
         mark = "krg-" + secrets.token_hex(16)
@@ -47,6 +101,9 @@ class Session(Shell):
             places=" ".join(("/boot", *AREAS, "/var", "/")),
             has=" ".join(boot_facts.HAS),
             texts=" ".join(TEXTS),
+            also=" ".join(path for path in READS if path not in TEXTS),
+            journals=JOURNALS,
+            whole=journals,
             token=mark,
             running=running,
         )
@@ -87,25 +144,9 @@ class Session(Shell):
         """
         token = secrets.token_hex(8)
         stage = _STAGE + token
-        areas = {area(change.place) for change in plan.changes} - {"/etc"}
-        tree = f"/lib/modules/{kernel_release}"
-        texts = [c for c in plan.changes if c.wanted.is_text]
-        backups = [c.place for c in plan.changes if c.backed_up]
-        script = render(
-            "apply.sh.j2",
-            stage=stage,
-            # The one in /etc last: as long as it is there, the others will be looked for.
-            stages=" ".join(f"{name}/{stage}" for name in (*sorted(areas), "/etc")),
-            areas=_STAGE_AREAS,
-            before=[("-" if c.before is None else c.before.sha256, c.place) for c in texts],
-            backups=[(path.rpartition("/")[0], path) for path in backups],
-            date=date,
-            tree=tree,
-            staged_tree=f"/lib/modules/{stage}/{kernel_release}",
-            runs=plan.runs,
-        )
+        script = apply_script(plan, kernel_release, date, token)
         output = self.run(
-            script, label=stage, send=lambda pipe: write_tar(pipe, plan.changes, stage, on_sent)
+            script, label=stage, send=lambda pipe: write_tar(pipe, plan, stage, on_sent)
         )
         self._judge(output)
 
@@ -116,11 +157,11 @@ class Session(Shell):
         if output.status == 0 and last == "finished":
             return
         if output.timed_out:
-            raise FailedError("the node stopped answering; run deploy again")
+            raise FailedError("the node stopped answering; run the command again")
         if kind == "changed":
             raise ChangedError(
                 f"{rest} was changed since the plan was made; nothing was done",
-                hint="run deploy again to see the new plan",
+                hint="run the command again to see the new plan",
             )
         if kind == "failed":
             text = rest.replace("unpacking: ", "") if "No space left" in rest else rest

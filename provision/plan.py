@@ -18,6 +18,9 @@ from typing import Any
 
 from provision.facts import Facts, Seen, Text
 
+ABSENT = "absent"
+# What runs leave behind on a node: what they replaced, so that it can be brought back.
+JOURNALS = "/var/lib/krg-provision/journal"
 # Where files are made ready: on the same file system as their final place.
 AREAS = ("/lib/modules", "/usr/local", "/etc")
 # What a file costs on disk beyond its bytes, and what is never used up.
@@ -42,9 +45,28 @@ def area(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def token_of(seen: Seen | Text | None) -> str:
+    """Return in one word what was seen at a path, as templates/apply.sh.j2 says it."""
+    if seen is None:
+        return ABSENT
+    if isinstance(seen, Seen) and seen.target is not None:
+        return link_token(seen.target)
+    return f"file:{seen.sha256}" if seen.sha256 is not None else "other"
+
+
+def link_token(target: str) -> str:
+    """Return the word for a link: targets may hold blanks, so it is a digest too."""
+    return "link:" + hashlib.sha256(f"{target}\n".encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """A file or link as it shall be: from the build (``source``) or written here (``content``)."""
+    """A file or link as it shall be.
+
+    From the build (``source``), written here (``content``), or brought back from a copy on
+    the node (``copy``, with mode and owner; its ``token`` is known from the journal). A path
+    where nothing shall be has the token ABSENT.
+    """
 
     path: str
     sha256: str
@@ -53,6 +75,25 @@ class Wanted:
     content: bytes | None = None
     source: Path | None = None
     target: str | None = None
+    copy: str | None = None
+    known: str | None = None
+
+    @property
+    def token(self) -> str:
+        """Return in one word what shall be there."""
+        if self.known is not None:
+            return self.known
+        return f"file:{self.sha256}" if self.target is None else link_token(self.target)
+
+    @property
+    def absent(self) -> bool:
+        """Tell whether nothing shall be there."""
+        return self.known == ABSENT
+
+    @property
+    def sent(self) -> bool:
+        """Tell whether it travels to the node."""
+        return self.copy is None and not self.absent
 
     @property
     def is_text(self) -> bool:
@@ -68,10 +109,14 @@ def text_wanted(path: str, content: bytes, mode: int = 0o644) -> Wanted:
 
 @dataclass(frozen=True)
 class Change:
-    """One file that is not as wanted; ``before`` is what is there now."""
+    """One file that is not as wanted; ``before`` is what is there now.
+
+    Without ``keep`` no copy of that is kept: it can be had again in another way.
+    """
 
     wanted: Wanted
     before: Seen | Text | None
+    keep: bool = True
 
     @property
     def place(self) -> str:
@@ -81,43 +126,94 @@ class Change:
     @property
     def mode(self) -> int:
         """Return the permission bits to give: an edited file keeps its own."""
-        if isinstance(self.before, Text):
+        if isinstance(self.before, Text) and self.wanted.sent:
             return self.before.mode | (self.wanted.mode & 0o111)
         return self.wanted.mode
 
     @property
     def verb(self) -> str:
         """Say in a word what happens to the file."""
+        if self.wanted.absent:
+            return "remove"
+        if self.wanted.copy is not None:
+            return "restore"
         return "add" if self.before is None else "replace"
 
     @property
     def backed_up(self) -> bool:
-        """Tell whether what is there is kept: settings, and what may be somebody else's."""
-        if isinstance(self.before, Text):
-            return True
+        """Tell whether a copy of what is there is kept in the journal."""
+        return self.before is not None and self.keep
+
+    @property
+    def foreign(self) -> bool:
+        """Tell whether what is replaced may be somebody else's: settings, what is in /usr/local."""
         ours = self.place.startswith(("/lib/modules/", "/boot/"))
-        return self.before is not None and not ours
+        return isinstance(self.before, Text) or (self.backed_up and not ours)
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What a plan was made from and does not change; if it is otherwise, nothing is done.
+
+    ``files`` holds path and SHA-256, or ABSENT, of files that were read, wherever links lead.
+    """
+
+    words: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+
+    def word(self, name: str) -> str | None:
+        """Return the value of one word: kernel, boot_id, root_number."""
+        return dict(self.words).get(name)
+
+
+def made_from(facts: Facts) -> MadeFrom:
+    """Return what in a node's facts decides, for its plan."""
+    words = ("kernel", "boot_id", "root_number")
+    files = {}
+    for line in facts.blobs.get("reads", b"").decode("utf-8", "replace").split("\n"):
+        digest, _, path = line.partition(" ")
+        path = path.lstrip(" ")
+        if is_safe_path(path) and (digest == ABSENT or re.fullmatch(r"[0-9a-f]{64}", digest)):
+            files[path] = digest
+    # The content that was looked at, should the two differ.
+    files |= {path: text.sha256 for path, text in facts.texts.items() if path in files}
+    return MadeFrom(
+        tuple((name, value) for name in words if (value := facts.word(name))),
+        tuple(files.items()),
+    )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done on one node; with ``problems`` nothing is."""
+    """What is to be done on one node; with ``problems`` nothing is.
+
+    :param made_from: what must still be so when it is carried out.
+    :param about: words for the journal: what this is (command, build, kernel release).
+    :param emptied: directories that go away if nothing is left in them, the deepest first.
+    :param closes: names of the journals that this plan undoes.
+    :param prunes: names of journals that are no longer needed.
+    """
 
     name: str
     changes: tuple[Change, ...] = ()
     runs: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    made_from: MadeFrom = MadeFrom()
+    about: tuple[tuple[str, str], ...] = ()
+    emptied: tuple[str, ...] = ()
+    closes: tuple[str, ...] = ()
+    prunes: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Tell whether the node is as wanted."""
-        return not self.changes and not self.runs
+        return not self.changes and not self.runs and not self.closes
 
     @property
     def upload(self) -> int:
         """Return how many bytes are sent, before compression."""
-        return sum(change.wanted.size for change in self.changes)
+        return sum(change.wanted.size for change in self.changes if change.wanted.sent)
 
 
 def _as_wanted(wanted: Wanted, seen: Seen | Text | None) -> bool:
@@ -179,7 +275,7 @@ def lack_of_space(planned: Sequence[Change], facts: Facts) -> list[str]:
     free: dict[str, int] = {}
     inodes: dict[str, int] = {}
     for change in planned:
-        targets = [(place(change), change.wanted.size)]
+        targets = [] if change.wanted.absent else [(place(change), change.wanted.size)]
         if change.before is not None and change.backed_up:
             targets.append(("/var", change.before.size))
         for name, count in targets:
@@ -240,6 +336,12 @@ def diff(change: Change) -> str:
     return text or f"mode of {change.place}: {change.mode:04o}"
 
 
+def _size(change: Change) -> int:
+    if change.wanted.absent and change.before is not None:
+        return change.before.size
+    return change.wanted.size
+
+
 def _describe(planned: Sequence[Change], verbose: bool) -> Iterator[str]:
     """Yield one text per thing a person wants to see: a diff, a file, a directory of files."""
     files: dict[tuple[str, str], list[Change]] = {}
@@ -248,13 +350,13 @@ def _describe(planned: Sequence[Change], verbose: bool) -> Iterator[str]:
             files.setdefault((place(change), change.verb), []).append(change)
     for (name, verb), group in files.items():
         # What is replaced may be somebody else's: it is always named.
-        if len(group) <= 12 or verbose or any(change.backed_up for change in group):
+        if len(group) <= 12 or verbose or any(change.foreign for change in group):
             for change in group:
                 what = f" -> {change.wanted.target}" if change.wanted.target else ""
                 kept = "; the old one is kept" if change.backed_up else ""
-                yield f"{verb} {change.place}{what} ({change.wanted.size:,} bytes{kept})"
+                yield f"{verb} {change.place}{what} ({_size(change):,} bytes{kept})"
         else:
-            total = sum(change.wanted.size for change in group)
+            total = sum(map(_size, group))
             top = _common(change.place for change in group) or name
             yield f"{verb} {len(group)} files below {top} ({total:,} bytes; --verbose names them)"
     for change in planned:
@@ -286,6 +388,7 @@ def show(plans: Iterable[Plan], *, verbose: bool = False) -> Iterator[tuple[str,
         texts = [
             *(f"problem: {problem}" for problem in plan.problems),
             *_describe(plan.changes, verbose),
+            *(f"close the journal of {name}" for name in plan.closes),
             *(f"run {command}" for command in plan.runs),
             *(f"note: {note}" for note in plan.notes),
         ]
@@ -306,8 +409,9 @@ def as_plan_json(plan: Plan) -> dict[str, Any]:
             "path": change.place,
             "action": change.verb,
             "before": None if before is None else before.sha256,
-            "after": change.wanted.sha256,
+            "after": None if change.wanted.absent else change.wanted.sha256,
             "bytes": change.wanted.size,
+            "kept": change.backed_up,
             **({"diff": diff(change)} if change.wanted.is_text else {}),
         }
 
@@ -316,4 +420,6 @@ def as_plan_json(plan: Plan) -> dict[str, Any]:
         "runs": list(plan.runs),
         "problems": list(plan.problems),
         "notes": list(plan.notes),
+        "closes": list(plan.closes),
+        "made_from": {**dict(plan.made_from.words), "files": dict(plan.made_from.files)},
     }

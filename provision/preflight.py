@@ -42,14 +42,14 @@ def check(
     yield from userland_rules.processor(kernel.arch, facts)
     yield from userland_rules.userland_arch(kernel.arch, kernel.config, facts)
     yield from userland_rules.c_library(kernel.release, facts)
-    yield from userland_rules.init(kernel.release, facts)
+    yield from userland_rules.init(kernel.release, facts, node.append)
     yield from disk_rules.root_fs(kernel.release, kernel.config, facts)
     if kernel.drivers is not None:
         yield from disk_rules.disk_driver(kernel.drivers, kernel.config, facts)
         yield from disk_rules.nic_driver(kernel.drivers, node.interface, facts)
     yield from clock(facts)
     if bootloader:
-        yield from boot_loader(facts)
+        yield from boot_loader(node, facts)
 
 
 def space(lacking: Iterable[str]) -> Iterator[Refusal]:
@@ -104,10 +104,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes"
 
 
-def boot_loader(facts: Facts) -> Iterator[Refusal]:
-    """Refuse a node whose boot loader reads no file that is edited here."""
+def boot_loader(node: Node, facts: Facts) -> Iterator[Refusal]:
+    """Refuse a node whose disk starts a loader that reads neither menu.lst nor grub.cfg.
+
+    Which of two GRUBs is in use, and whether it can write, is judged with the boot entry. What
+    the cluster file says about the loader counts more.
+    """
     reader = {"lilo": "LILO", "syslinux": "SYSLINUX"}.get(facts.word("bootloader") or "")
-    if reader is not None:
+    if reader is not None and getattr(node, "boot_loader", "auto") == "auto":
         yield Refusal(
             "boot-loader",
             f"{reader} boots this node and reads neither menu.lst nor grub.cfg",

@@ -7,17 +7,15 @@ import gzip
 import io
 import tarfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import IO
 
 from provision.errors import FailedError
 from provision.facts import Text
-from provision.plan import Change, area
+from provision.plan import Change, Plan, area, plain, token_of
 
 
-def write_tar(
-    pipe: IO[bytes], changes: Sequence[Change], stage: str, on_sent: Callable[[int], None]
-) -> None:
+def write_tar(pipe: IO[bytes], plan: Plan, stage: str, on_sent: Callable[[int], None]) -> None:
     """Send the files in their staging places, and before them the lists that check and move.
 
     :param pipe: takes a gzip'ed tar.
@@ -25,23 +23,50 @@ def write_tar(
     :param on_sent: takes the size of each file after it was sent.
     :raises FailedError: a file of the build cannot be read.
     """
-    sums, moves = [], []
-    for change in changes:
-        top = area(change.place)
-        staged = f"{top}/{stage}{change.place[len(top) :]}"
-        if change.wanted.target is None:
-            sums.append(f"{change.wanted.sha256}  {staged}\n")
-        moves.append(f"{staged} {change.place}\n")
-    lists: Mapping[str, str] = {"sums": "".join(sums), "moves": "".join(moves)}
     with (
         gzip.GzipFile(fileobj=pipe, mode="wb", compresslevel=1) as packed,
         tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as archive,
     ):
-        for name, text in lists.items():
+        for name, lines in _lists(plan, stage).items():
+            text = "".join(f"{line}\n" for line in lines)
             _add(archive, f"etc/{stage}/{name}", text.encode(), 0o600)
-        for change, move in zip(changes, moves, strict=True):
-            _add_change(archive, change, move.split(" ")[0].lstrip("/"))
-            on_sent(change.wanted.size)
+        for change in plan.changes:
+            if change.wanted.sent:
+                _add_change(archive, change, staged(change, stage).lstrip("/"))
+                on_sent(change.wanted.size)
+
+
+def staged(change: Change, stage: str) -> str:
+    """Return where a change's file is made ready, below the staging directory of its area."""
+    top = area(change.place)
+    return f"{top}/{stage}{change.place[len(top) :]}"
+
+
+def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
+    """Return the lines of the lists that the script reads; no word in them holds a blank."""
+    sums, copies, moves = [], [], []
+    directories: set[str] = set()
+    for change in plan.changes:
+        wanted, place = change.wanted, staged(change, stage)
+        kind, _, digest = wanted.token.partition(":")
+        if wanted.copy is not None:
+            copies.append(f"{wanted.copy} {place}")
+        if kind == "file":
+            sums.append(f"{digest}  {place}")
+        keep = "yes" if change.backed_up else "no"
+        moves.append(f"{place} {change.place} {token_of(change.before)} {wanted.token} {keep}")
+        parts = change.place.split("/")
+        if not wanted.absent:
+            directories |= {"/".join(parts[:count]) for count in range(2, len(parts))}
+    return {
+        "sums": sums,
+        "copies": copies,
+        "moves": moves,
+        # The deepest first: the order in which they can be removed.
+        "directories": sorted(directories, key=lambda name: (-name.count("/"), name)),
+        "emptied": list(plan.emptied),
+        "about": [f"{word} {plain(value)}" for word, value in plan.about],
+    }
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:

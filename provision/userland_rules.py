@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from provision.abi_note import elf_bits, kernel_version, least_kernel
 from provision.facts import Facts
@@ -52,13 +52,19 @@ def c_library(release: str, facts: Facts) -> Iterator[Refusal]:
             return
 
 
-def init(release: str, facts: Facts) -> Iterator[Refusal]:
-    """Refuse a node without an init, and one whose init or udev is too new for the kernel."""
+def init(release: str, facts: Facts, append: Sequence[str] = ()) -> Iterator[Refusal]:
+    """Refuse a node without an init, and one whose init or udev is too new for the kernel.
+
+    :param append: what the cluster file adds to the kernel's arguments; with init= in it,
+        what /sbin/init is does not matter.
+    """
     kind, _, version = (facts.word("init") or "").partition(" ")
+    if any(word.startswith("init=") for word in append):
+        kind = ""
     if kind == "none":
         yield Refusal(
             "init",
-            "it has no /sbin/init, /etc/init, /bin/init or /bin/sh: the kernel would panic",
+            "it has no /sbin/init, /etc/init or /bin/init: the kernel would start a shell",
             "init= in append of the cluster file names another",
         )
     have = kernel_version(release)

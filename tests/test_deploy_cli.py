@@ -15,7 +15,6 @@ import pytest
 from provision import abi_note, artifacts, facts, plan, status
 from provision.boot_entry import MENU
 from provision.cluster import Cluster, Node
-from provision.data import data_dir, render
 from provision.deploy import Target, build_files, make_plan
 from provision.errors import InputError
 from provision.facts import Facts, Seen, Space, Text
@@ -534,36 +533,3 @@ def test_paths_that_are_none(tmp_path: Path, key: str, value: str) -> None:
 )
 def test_node_sets(names: list[str], folded: str) -> None:
     assert plan.fold(names) == folded
-
-
-@pytest.mark.skipif(
-    shutil.which("shellcheck") is None, reason="needs shellcheck: apt-get install shellcheck"
-)
-@pytest.mark.parametrize("name", ["facts.sh.j2", "apply.sh.j2", "kerrighed.init.j2"])
-def test_scripts_are_clean(name: str, tmp_path: Path) -> None:
-    text = render(
-        name,
-        **{
-            "places": "/boot /etc",
-            "has": "/sbin/init /bin/init",
-            "stages": "/boot/.krg-provision-0 /etc/.krg-provision-0",
-            "texts": "/etc/kerrighed_nodes /boot/grub/menu.lst",
-            "token": "krg-0",
-            "running": True,
-            "stage": ".krg-provision-0",
-            "areas": ("/boot", "/etc"),
-            "before": [("-", "/etc/kerrighed_nodes"), ("0" * 64, "/boot/grub/menu.lst")],
-            "packaged": True,
-            "backups": [("/boot/grub", "/boot/grub/menu.lst")],
-            "date": "20260101T000000Z",
-            "tree": "/lib/modules/x",
-            "staged_tree": "/lib/modules/.krg-provision-0/x",
-            "runs": ["update-rc.d kerrighed defaults"],
-        },
-    )
-    assert str(data_dir("templates"))
-    path = tmp_path / "script"
-    path.write_text(text)
-    done = subprocess.run(["shellcheck", "-s", "sh", str(path)], capture_output=True, text=True)
-    assert done.stdout == ""
-    assert subprocess.run(["dash", "-n", str(path)], capture_output=True).returncode == 0

@@ -263,6 +263,41 @@ def test_what_grub_keeps_its_environment_on(lines: str, storage: str) -> None:
     assert facts.parse(lines.encode(), MARK).word("grubenv_storage") == storage
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("watchdog yes", "yes"),
+        ("watchdog yes\nwatchdog_driver i6300ESB timer", "i6300ESB timer"),
+        ("watchdog_driver x", None),
+        ("", None),
+    ],
+)
+def test_watchdog(lines: str, said: str | None) -> None:
+    assert facts.parse(lines.encode(), MARK).word("watchdog") == said
+
+
+@pytest.mark.parametrize(
+    ("lines", "init", "udev"),
+    [
+        ("init_link /lib/systemd/systemd\nversion systemctl systemd 252 (252.38-1~deb12u1)",
+         "systemd 252", None),
+        ("init_link /lib/systemd/systemd\nversion udevadm 252", "systemd", "252"),
+        ("has /sbin/init\nhas /etc/inittab\nversion udevinfo udevinfo, version 125",
+         "sysv", "125"),
+        ("has /sbin/init\nversion initctl initctl (upstart 0.3.9)", "upstart 0.3.9", None),
+        ("has /sbin/init\nhas /sbin/openrc-run\nversion openrc openrc (OpenRC) 0.45.2",
+         "openrc 0.45.2", None),
+        ("init_link /bin/busybox\nhas /sbin/init", "busybox", None),
+        ("has /bin/sh\nhas /bin/init\nversion udevadm nothing", "unknown", None),
+        ("has /bin/sh", "none", None),
+        ("kernel 2.6.20", "unknown", None),
+    ],
+)  # fmt: skip
+def test_init_and_udev(lines: str, init: str, udev: str | None) -> None:
+    found = facts.parse(f"{lines}\nend\n".encode(), MARK)
+    assert (found.word("init"), found.word("udev")) == (init, udev)
+
+
 def blob(name: str, content: bytes) -> bytes:
     return f"blob {name}\n".encode() + content + f"\n{MARK}\n".encode()
 

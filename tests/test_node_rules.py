@@ -3,22 +3,24 @@
 
 from __future__ import annotations
 
-import struct
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from elf_images import driver_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_deploy_cli import elf, make_target, planned, some_facts
 
 from kconfig.built import Alias
-from provision import abi_note, artifacts, boot_line, disk_rules, paths, preflight, vmlinux
+from provision import abi_note, artifacts, disk_rules, paths, preflight, vmlinux
 from provision.boot_entry import MENU
 from provision.cluster import Node
 from provision.disk_rules import Drivers
 from provision.errors import InputError
-from provision.facts import Facts, Nic, Pci, Space, Text
+from provision.facts import Facts, Nic, Pci, Space, Text, parse
 from provision.node_rules import RULES, table
 from provision.preflight import Kernel
 from provision.superblock import Superblock
@@ -169,14 +171,10 @@ CASES: Mapping[str, tuple[list[tuple[Kernel, Facts]], list[tuple[Kernel, Facts]]
         ],
     ),
     "boot-loader": (
+        [(kernel(), machine(bootloader="lilo")), (kernel(), machine(bootloader="syslinux"))],
         [
-            (kernel(), machine(bootloader="lilo")),
-            (kernel(), machine(bootloader="syslinux")),
-        ],
-        [
-            (kernel(), machine(grub2="/boot/grub/grub.cfg", bootloader="legacy")),
-            (kernel(), machine(bootloader="legacy")),
-            (kernel(), machine(bootloader="unknown")),
+            (kernel(), machine(bootloader=name, grub2="/boot/grub/grub.cfg"))
+            for name in ("legacy", "grub2", "unknown")
         ],
     ),
     "clock": (
@@ -227,6 +225,42 @@ def test_nothing_known_refuses_nothing() -> None:
     assert refused(kernel(), Facts()) == []
 
 
+def test_another_init_than_the_nodes_own() -> None:
+    node = replace(NODES[0], append=("init=/sbin/other",))
+    for kind, udev, rules in (("systemd 252", None, []), ("none", "252", ["init"])):
+        facts = machine(init=kind, **({"udev": udev} if udev else {}))
+        found = preflight.check(kernel(), NODES, node, facts, bootloader=True)
+        assert [refusal.rule for refusal in found] == rules
+
+
+DEVICES = st.one_of(
+    st.sampled_from([PIIX, NATIVE, VIRTIO, E1000, "-", "pci:", ""]),
+    st.text(max_size=200).map(lambda text: text.replace("\n", "")),
+)
+WORDS = st.sampled_from(
+    ["init systemd", "init systemd 99999999999", "udev x", "version udevadm 252", "rootfs ext3",
+     "rootfs (", "journal journal_64bit", "bootloader lilo", "hostname [", "etc_hostname krg2",
+     "clock_skew nan", "nic eth0 - /sys/0000:00:03.0", "rootpath /0000:00:1f.1", "watchdog yes",
+     "init_link /lib/systemd/systemd", "version systemctl systemd", "firmware efi"]
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(DEVICES, DEVICES, st.lists(WORDS, max_size=12), st.binary(max_size=1200))
+def test_no_answer_of_a_node_ends_the_check(
+    disk_is: str, card_is: str, words: list[str], start: bytes
+) -> None:
+    lines = [f"pci 0000:00:1f.1 {disk_is} x", f"pci 0000:00:03.0 {card_is} -", *words]
+    raw = "\n".join(lines).encode("utf-8", "surrogatepass")
+    for name in (b"root", b"disk", b"init", b"libc /x"):
+        raw += b"\nblob " + name + b"\n" + start + b"\nmark\n"
+    found = parse(raw + b"end\n", "mark")
+    assert found.complete
+    for made in (kernel("PIIX_IDE", "e1000"), replace(kernel(), drivers=None)):
+        refused(made, found)
+        list(preflight.notes(made, NODES[0], found))
+
+
 def test_rules_of_the_boot_entry_wait_for_one() -> None:
     facts = machine(bootloader="lilo")
     assert refused(kernel(), facts) == ["boot-loader"]
@@ -234,13 +268,6 @@ def test_rules_of_the_boot_entry_wait_for_one() -> None:
 
 
 # The rules whose facts are a node's texts and the plan itself.
-
-
-@pytest.mark.parametrize("kind", ["plain", "lvm", "raid", "btrfs", "zfs"])
-def test_grubenv(kind: str) -> None:
-    """Arming, not installing, is what needs a boot loader that can write."""
-    found = boot_line.storage(machine(grubenv_storage=kind), ("lvm", "raid", "btrfs", "zfs"))
-    assert [refusal.rule for refusal in found] == ([] if kind == "plain" else ["grubenv"])
 
 
 def test_root_disk(tmp_path: Path) -> None:
@@ -309,44 +336,6 @@ def test_abi_note(bits: int) -> None:
     for at in range(len(whole)):
         for value in (0, 0x7F, 0xFF):
             abi_note.least_kernel(whole[:at] + bytes([value]) + whole[at + 1 :])
-
-
-def driver_image(bits: int, change: Callable[[bytearray], None] = lambda _: None) -> bytes:
-    """Return an ELF file with one section, one struct pci_driver in it, and its symbol."""
-    wide = bits == 64
-    pointer, base = (8, 0x1000) if wide else (4, 0x1000)
-    size = 30 * pointer
-    entry = struct.Struct("<6IQ" if wide else "<7I")
-    table_at, name_at = base + size, base + size + 3 * entry.size
-    data = bytearray(size)
-    struct.pack_into("<4Q" if wide else "<4I", data, 0, 0, 0, name_at, table_at)
-    data += entry.pack(0x8086, 0x7111, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0, 1)
-    data += entry.pack(0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0x010601, 0xFFFFFF, 0)
-    data += bytes(entry.size) + b"some driver\0"
-    change(data)
-    symbol = (
-        struct.pack("<IBBHQQ", 0, 1, 0, 1, base, size)
-        if wide
-        else struct.pack("<IIIBBH", 0, base, size, 1, 0, 1)
-    )
-    names = b"\0.data\0.symtab\0.shstrtab\0"
-    head = 64 if wide else 52
-    parts = [bytes(data), symbol, names]
-    offsets = [head, head + len(data), head + len(data) + len(symbol)]
-    table_offset = offsets[2] + len(names)
-    layout = "<IIQQQQIIQQ" if wide else "<10I"
-    rows = [
-        (0,) * 10,
-        (1, 1, 3, base, offsets[0], len(data), 0, 0, 1, 0),
-        (7, 2, 0, 0, offsets[1], len(symbol), 3, 0, 1, len(symbol)),
-        (15, 3, 0, 0, offsets[2], len(names), 0, 0, 1, 0),
-    ]
-    ident = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
-    form = "<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH"
-    machine_id = 62 if wide else 3
-    fields = (2, machine_id, 1, 0, 0, table_offset, 0, head, 0, 0, struct.calcsize(layout), 4, 3)
-    sections = b"".join(struct.pack(layout, *row) for row in rows)
-    return ident + struct.pack(form, *fields) + b"".join(parts) + sections
 
 
 @pytest.mark.parametrize("bits", [32, 64])

@@ -28,6 +28,7 @@ COMMANDS = {
     "repo": ("provision.cli.repo:repo", "Let nodes pull packages with apt from a repository."),
     "lab": ("provision.cli.lab:lab", "Run a virtual cluster on this machine."),
     "deploy": ("provision.cli.deploy:deploy", "Install a build on nodes over SSH."),
+    "rollback": ("provision.cli.rollback:rollback", "Take back what was done to nodes."),
     "status": ("provision.cli.status:status", "Show what each node runs."),
 }
 

@@ -305,7 +305,7 @@ def _host(made: Hosts, number: int, busybox: bool) -> Host:
     (files / "root/.ssh/authorized_keys").write_text(made.key.with_suffix(".pub").read_text())
     (files / "boot/grub/menu.lst").write_bytes(MENU_LST)
     (files / "boot/grub/menu.lst").chmod(0o600)
-    for level in "2345":
+    for level in "0123456S":
         (files / f"etc/rc{level}.d").mkdir()
     (files / "etc/init.d").mkdir()
     (files / "etc/default").mkdir()
@@ -343,7 +343,9 @@ RELEASE = "2.6.20-krg-test1"
 CONFIG = "CONFIG_KERRIGHED=y\nCONFIG_KRG_AUTONODEID=y\n"
 
 
-def make_build(directory: Path, *, bulk: int = 0, config: str = CONFIG) -> Path:
+def make_build(
+    directory: Path, *, bulk: int = 0, config: str = CONFIG, vmlinux: bytes = b"not deployed"
+) -> Path:
     """Write a small build: a kernel, some modules, tools, and ``bulk`` MiB that do not compress."""
     modules = directory / "lib/modules" / RELEASE
     (modules / "extra").mkdir(parents=True)
@@ -351,7 +353,7 @@ def make_build(directory: Path, *, bulk: int = 0, config: str = CONFIG) -> Path:
     (directory / "tools/bin").mkdir(parents=True)
     (directory / "tools/lib").mkdir(parents=True)
     (directory / "vmlinuz").write_bytes(os.urandom(20_000))
-    (directory / "vmlinux").write_bytes(b"not deployed")
+    (directory / "vmlinux").write_bytes(vmlinux)
     (directory / "System.map").write_text("00000000 A start\n")
     (directory / "config").write_text(config)
     (modules / "modules.dep").write_text("extra/kerrighed.ko:\n")

@@ -77,7 +77,7 @@ def is_deployed(host: Host, build: Path) -> None:
     assert menu.stat().st_mode & 0o7777 == 0o600
     line = f"kernel\t\t{KERNEL} root=/dev/hda1 session_id=7 node_id={host.number} panic=10 ro quiet"
     assert line.encode() + b"\n" in menu.read_bytes()
-    copies = list(host.path("/var/backups/krg-provision").rglob("menu.lst"))
+    copies = list(host.path("/var/lib/krg-provision/journal").rglob("menu.lst"))
     assert [copy.read_bytes() for copy in copies] == [MENU_LST]
     assert host.stages() == []
 
@@ -364,7 +364,7 @@ def test_what_was_in_usr_local_is_kept(host: Hosts, build: Path) -> None:
     code, out, err = deploy(host, build)
     assert code == 0, out + err
     assert "replace /usr/local/bin/krgadm (" in out and "the old one is kept" in out
-    (kept,) = node.path("/var/backups/krg-provision").glob("*/usr/local/bin")
+    (kept,) = node.path("/var/lib/krg-provision/journal").glob("*/files/usr/local/bin")
     assert (kept / "krgadm").read_text() == "mine\n"
     assert str((kept / "migrate").readlink()) == "elsewhere"
     assert node.stages() == []

@@ -16,7 +16,7 @@ from .machine import STOCK, Machine
 
 pytestmark = pytest.mark.fleet
 
-FORCE = ("--force", "glibc")
+FORCE = ("--force", "glibc", "--force", "init")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def arguments(hosts: Hosts, build: Path, *more: str) -> tuple[str, ...]:
 def deploy(hosts: Hosts, build: Path, *more: str) -> tuple[int, str]:
     done = hosts.run(*arguments(hosts, build, *more))
     assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stderr + done.stdout
 
 
 def next_boot(machine: Machine) -> str:

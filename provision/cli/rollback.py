@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""krg-provision rollback: what was done to nodes, taken back."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provision.deploy import Outcome
+
+
+def _date(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Accept a date as --list prints it, or the beginning of one: 20261125, 20261125T14."""
+    if value is not None and not re.fullmatch(
+        r"[0-9]{4}(?:[0-9]{2}){0,2}(?:[0-9]{2}T(?:[0-9]{2}){0,3}Z?)?", value
+    ):
+        raise click.BadParameter(f"{value!r} is not a date such as 20261125T140000Z or 20261125")
+    return value
+
+
+@click.command()
+@click.option(
+    "--nodes",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A cluster.toml or a kerrighed_nodes file.",
+)
+@click.option("--check", is_flag=True, help="Show what would change; change nothing.")
+@click.option(
+    "--to",
+    "since",
+    metavar="DATE",
+    callback=_date,
+    help="Back to what was there at this date: takes back every run since. "
+    "[default: the last run only]",
+)
+@click.option("--list", "only_list", is_flag=True, help="Show what was done to each node; no more.")
+@click.option(
+    "--force",
+    multiple=True,
+    type=click.Choice(["changed"]),
+    metavar="RULE",
+    help="changed: bring back the former file although somebody changed it since.",
+)
+@click.option(
+    "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Name every file.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people or for programs.",
+)
+def rollback(
+    *,
+    nodes: Path,
+    check: bool,
+    since: str | None,
+    only_list: bool,
+    force: tuple[str, ...],
+    forks: int,
+    verbose: bool,
+    form: str,
+) -> None:
+    """Bring nodes back to what they were before the last deploy, byte for byte.
+
+    Files come from the copies that each run keeps on its node; what it added is removed. The
+    plan is printed first, and carried out as printed. Refused: files that somebody changed
+    since, and removing the kernel that runs. Exit code 1: a node failed, or, with --check,
+    something would change.
+
+    \b
+    Examples:
+      krg-provision rollback --nodes cluster.toml --check
+      krg-provision rollback --nodes cluster.toml --list
+      krg-provision rollback --nodes cluster.toml --to 20261125T140000Z
+    """
+    from provision.cluster import read_cluster
+    from provision.console import say
+    from provision.deploy import apply_plans
+    from provision.fleet import fleet
+    from provision.rollback import Wish, observe
+    from provision.ssh import check_access
+
+    cluster = read_cluster(nodes)
+    check_access(cluster.nodes)
+    debug = bool(click.get_current_context().find_root().params.get("debug"))
+    with fleet(cluster.nodes, forks, debug=debug) as among:
+        say(f"asking {len(cluster.nodes)} nodes what was done to them")
+        outcomes = observe(cluster.nodes, among, Wish(since, frozenset(force)))
+        if only_list:
+            _list(list(outcomes.values()), form)
+            sys.exit(1 if any(o.facts is None for o in outcomes.values()) else 0)
+        if form == "text":
+            _show(list(outcomes.values()), verbose)
+        if not check:
+            outcomes = apply_plans("", among, outcomes, say)
+    _report(list(outcomes.values()), form, check)
+    changes = check and any(o.state == "would change" for o in outcomes.values())
+    if changes or any(o.bad for o in outcomes.values()):
+        sys.exit(1)
+
+
+def _list(outcomes: Sequence[Outcome], form: str) -> None:
+    """Print what was done to each node; nodes with the same history together."""
+    from provision.journal import listing
+    from provision.plan import fold, plain
+
+    if form == "json":
+        values = [
+            {
+                "name": o.node.name,
+                "error": o.error if o.facts is None else None,
+                "runs": None if o.facts is None else listing(o.facts),
+            }
+            for o in outcomes
+        ]
+        click.echo(json.dumps({"nodes": values}, indent=1))
+        return
+    groups: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.facts is None:
+            text = f"  failed: {plain(outcome.error or '')}"
+        else:
+            rows = [
+                f"  {run['date']}  {run['state']:<11}  {run['command']:<8}  {run['build']}".rstrip()
+                for run in listing(outcome.facts)
+            ]
+            text = plain("\n".join(rows) or "  nothing was done").replace("\\x0a", "\n")
+        groups.setdefault(text, []).append(outcome.node.name)
+    for text, names in groups.items():
+        click.echo(f"{fold(names)}:\n{text}")
+
+
+def _show(outcomes: Sequence[Outcome], verbose: bool) -> None:
+    """Print the plans, before anything is changed."""
+    from provision.plan import fold, show
+
+    plans = [o.plan for o in outcomes if o.plan is not None and not o.bad]
+    for names, text in show((p for p in plans if not p.empty), verbose=verbose):
+        click.echo(f"{names}:")
+        for line in text.split("\n"):
+            click.echo(f"  {line}")
+        click.echo()
+    same = [o.node.name for o in outcomes if o.state == "unchanged"]
+    if same:
+        click.echo(f"{fold(same)}: nothing to take back\n")
+    sys.stdout.flush()
+
+
+def _report(outcomes: Sequence[Outcome], form: str, check: bool) -> None:
+    from provision.deploy import as_json, summary
+    from provision.plan import fold, plain
+
+    if form == "json":
+        values = {"check": check, "nodes": [as_json(outcome) for outcome in outcomes]}
+        click.echo(json.dumps(values, indent=1))
+        return
+    groups: dict[tuple[str, str, str | None], list[str]] = {}
+    for outcome in outcomes:
+        if outcome.bad:
+            key = (outcome.state, outcome.error or "", outcome.hint)
+            groups.setdefault(key, []).append(outcome.node.name)
+    for (state, error, hint), names in groups.items():
+        click.echo(f"{fold(names)}: {state}: {plain(error)}")
+        if hint:
+            click.echo(f"  {plain(hint)}")
+    click.echo(summary(outcomes))

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernel images as small as they can be: one PCI driver, and the symbol that leads to it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+
+def driver_image(bits: int, change: Callable[[bytearray], None] = lambda _: None) -> bytes:
+    """Return an ELF file with one section, one struct pci_driver in it, and its symbol."""
+    wide = bits == 64
+    pointer, base = (8, 0x1000) if wide else (4, 0x1000)
+    size = 30 * pointer
+    entry = struct.Struct("<6IQ" if wide else "<7I")
+    table_at, name_at = base + size, base + size + 3 * entry.size
+    data = bytearray(size)
+    struct.pack_into("<4Q" if wide else "<4I", data, 0, 0, 0, name_at, table_at)
+    data += entry.pack(0x8086, 0x7111, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0, 1)
+    data += entry.pack(0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0x010601, 0xFFFFFF, 0)
+    data += bytes(entry.size) + b"some driver\0"
+    change(data)
+    symbol = (
+        struct.pack("<IBBHQQ", 0, 1, 0, 1, base, size)
+        if wide
+        else struct.pack("<IIIBBH", 0, base, size, 1, 0, 1)
+    )
+    names = b"\0.data\0.symtab\0.shstrtab\0"
+    head = 64 if wide else 52
+    parts = [bytes(data), symbol, names]
+    offsets = [head, head + len(data), head + len(data) + len(symbol)]
+    table_offset = offsets[2] + len(names)
+    layout = "<IIQQQQIIQQ" if wide else "<10I"
+    rows = [
+        (0,) * 10,
+        (1, 1, 3, base, offsets[0], len(data), 0, 0, 1, 0),
+        (7, 2, 0, 0, offsets[1], len(symbol), 3, 0, 1, len(symbol)),
+        (15, 3, 0, 0, offsets[2], len(names), 0, 0, 1, 0),
+    ]
+    ident = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+    form = "<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH"
+    machine_id = 62 if wide else 3
+    fields = (2, machine_id, 1, 0, 0, table_offset, 0, head, 0, 0, struct.calcsize(layout), 4, 3)
+    sections = b"".join(struct.pack(layout, *row) for row in rows)
+    return ident + struct.pack(form, *fields) + b"".join(parts) + sections

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A deploy or rollback that is killed, or runs out of disk, at each of its steps.
+
+What a node's shell was about to do when it happened makes no difference: afterwards every file
+is the old one or the new one, the menu boots, the next run comes to the same end as one that
+nothing happened to, and rollback brings back every byte. By default some steps are tried, marked
+slow each of them; docs/reliability.md has the numbers and the command that gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from grub import legacy
+from provision import artifacts, node_rules
+from provision.cluster import Cluster, Node
+from provision.deploy import Target, build_files, make_plan
+from provision.facts import Facts
+from provision.journal import rollback
+from provision.plan import Plan
+
+from .faults import Node_, Tree, digest, without_notes
+from .hosts import CONFIG, MENU_LST, RELEASE
+
+pytestmark = pytest.mark.fleet
+
+MENU = "boot/grub/menu.lst"
+DATE = "20260102T000000Z"
+FULL = [f"full:{place}" for place in ("boot", "etc", "lib/modules", "usr/local", "var")]
+ACTS = ["kill", "readonly:boot", *FULL]
+
+
+def small_build(directory: Path, mark: str) -> Path:
+    """Write the smallest build that has one of everything; ``mark`` makes it differ."""
+    modules = directory / "lib/modules" / RELEASE
+    for path, text in (
+        (f"lib/modules/{RELEASE}/extra/kerrighed.ko", f"module {mark}\n" * 50),
+        (f"lib/modules/{RELEASE}/modules.dep", "extra/kerrighed.ko:\n"),
+        ("tools/bin/krgadm", f"#!/bin/sh\necho {mark}\n"),
+        ("vmlinuz", f"kernel {mark}\n" * 500),
+        ("vmlinux", "not deployed"),
+        ("System.map", "00000000 A start\n"),
+        ("config", CONFIG),
+    ):
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text(text)
+    (directory / "tools/bin/krgadm").chmod(0o755)
+    (directory / "tools/bin/migrate").symlink_to("krgadm")
+    assert modules.is_dir()
+    artifacts.write_manifest(
+        directory,
+        {"release": "test", "arch": "x86_64", "kernel_release": RELEASE, "build_id": mark},
+    )
+    return directory
+
+
+def furnish(root: Path) -> None:
+    """Put into an empty root what an administrator had there."""
+    for directory in ("boot/grub", "etc/init.d", "etc/default", "usr/local/bin"):
+        (root / directory).mkdir(parents=True)
+    for level in "0123456S":
+        (root / f"etc/rc{level}.d").mkdir()
+    (root / MENU).write_bytes(MENU_LST)
+    (root / MENU).chmod(0o600)
+    (root / "etc/default/kerrighed").write_text("ENABLE=false\n# mine\n")
+    (root / "etc/default/kerrighed").chmod(0o640)
+    (root / "usr/local/bin/krgadm").write_text("mine\n")
+
+
+@dataclass
+class Scene:
+    """A root, the plan to be carried out there, and what has to come of it."""
+
+    node: Node_
+    target: Target
+    back: bool
+    start: Path = field(init=False)
+    plan: Plan = field(init=False)
+    old: Tree = field(init=False)
+    new: Tree = field(init=False)
+    followed: set[str] = field(default_factory=set)
+
+    def facts(self) -> Facts:
+        return self.node.facts(self.target.paths, journals=True)
+
+    def deploy_plan(self) -> Plan:
+        made = make_plan(self.target, self.target.cluster.nodes[0], self.facts())
+        assert not made.problems, made.problems
+        return made
+
+    def rollback_plan(self) -> Plan:
+        made = rollback(self.target.cluster.nodes[0], self.facts())
+        assert not made.problems, made.problems
+        return made
+
+    def forth(self) -> Plan:
+        return self.rollback_plan() if self.back else self.deploy_plan()
+
+    def apply(self, plan: Plan) -> None:
+        if not plan.empty:
+            self.node.apply(plan, RELEASE, DATE)
+
+    def prepare(self) -> None:
+        """Note the start, and what a run that nothing happens to makes of it."""
+        self.start = self.node.keep()
+        self.old = without_notes(self.node.tree())
+        self.plan = self.forth()
+        self.apply(self.plan)
+        self.new = without_notes(self.node.tree())
+        assert self.new != self.old
+        assert self.forth().empty or self.back
+        self.node.bring_back(self.start)
+
+    def steps(self) -> int:
+        found = self.node.apply_until(self.plan, RELEASE, 0, "")
+        assert found.said == "finished\n", found
+        assert without_notes(self.node.tree()) == self.new
+        self.node.bring_back(self.start)
+        return found.steps
+
+    def whole(self, tree: Tree) -> None:
+        """Every file is the old or the new one, and what boots is there."""
+        for name in self.old.keys() | self.new.keys():
+            assert tree.get(name) in (self.old.get(name), self.new.get(name)), name
+        assert not tree.keys() - (self.old.keys() | self.new.keys())
+        menu = legacy.entries(tree[MENU][3].decode("latin-1"))
+        assert any(entry.usable and not entry.ours for entry in menu)
+        if any(entry.ours for entry in menu):
+            with_entry = self.old if self.back else self.new
+            for name, value in with_entry.items():
+                ours = RELEASE in name
+                assert not ours or tree.get(name) in (value, self.old.get(name)), name
+                assert not ours or name in tree, name
+
+    def try_at(self, step: int, act: str) -> None:
+        """Have ``act`` happen at a step; then run again, and take all back."""
+        self.node.bring_back(self.start)
+        done = self.node.apply_until(self.plan, RELEASE, step, act)
+        assert done.steps >= step, "the run had fewer steps this time"
+        tree = self.node.tree()
+        state = without_notes(tree)
+        self.whole(state)
+        if done.said == "finished\n":
+            assert state == self.new
+        elif act != "kill":
+            assert done.said.startswith("failed "), done
+            if "some files are in place" not in done.said:
+                assert state == self.old
+        if digest(tree) in self.followed:
+            return
+        self.followed.add(digest(tree))
+        aside = self.node.keep()
+        again = self.forth()
+        if again.empty:
+            # Killed after the last word was written.
+            assert state == self.new
+        self.apply(again)
+        assert without_notes(self.node.tree()) == self.new
+        if not self.back:
+            self.apply(self.rollback_plan())
+            assert without_notes(self.node.tree()) == self.old
+            assert not [name for name in self.node.tree() if "/.krg-provision-" in f"/{name}"]
+            # At once, without running forward again.
+            self.node.bring_back(aside)
+            made = rollback(self.target.cluster.nodes[0], self.facts())
+            assert not made.problems, made.problems
+            if made.closes and state != self.old:
+                self.apply(made)
+                assert without_notes(self.node.tree()) == self.old
+
+
+@pytest.fixture(params=["dash", "busybox", pytest.param("bash", marks=pytest.mark.slow)])
+def node(request: pytest.FixtureRequest, can_have_hosts: None, tmp_path: Path) -> Iterator[Node_]:
+    made = Node_(tmp_path / "node", request.param)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def scene(node: Node_, tmp_path: Path, kind: str) -> Scene:
+    """Return a first deploy, a second one over it, or the way back from that."""
+    cluster = Cluster(7, 1, (Node("krg1", 1, "10.0.0.1"),))
+    furnish(node.root)
+    made = []
+    for mark in ("one", "two"):
+        build = artifacts.load(small_build(tmp_path / mark, mark))
+        files = build_files(build)
+        made.append(Target(cluster, build, files, CONFIG, force=frozenset(node_rules.RULES)))
+    first, second = (Scene(node, target, back=False) for target in made)
+    if kind == "first":
+        first.prepare()
+        return first
+    first.apply(first.deploy_plan())
+    if kind == "back":
+        first.back = True
+        first.prepare()
+        return first
+    second.prepare()
+    return second
+
+
+@pytest.mark.parametrize("kind", ["first", "second", "back"])
+def test_some_steps(node: Node_, tmp_path: Path, kind: str) -> None:
+    made = scene(node, tmp_path, kind)
+    count = made.steps()
+    tried = 0
+    for number, act in enumerate(ACTS):
+        for step in range(3 + number, count, count // (3 if act == "kill" else 1)):
+            made.try_at(step, act)
+            tried += 1
+    print(f"\n{kind}: {tried} of {count * len(ACTS)} fault points")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("kind", ["first", "second", "back"])
+def test_every_step(node: Node_, tmp_path: Path, kind: str, act: str) -> None:
+    made = scene(node, tmp_path, kind)
+    count = made.steps()
+    # A full disk stays full: that is less tried than being killed.
+    steps = range(1, count + 1, 1 if act == "kill" else 5)
+    for step in steps:
+        made.try_at(step, act)
+    print(f"\n{kind}, {act}: {len(steps)} fault points, {len(made.followed)} different states")
