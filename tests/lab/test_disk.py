@@ -190,8 +190,3 @@ def test_the_file_system_is_whole_and_of_its_time(
     assert "05:01" in console
     for path in ("/bin/busybox", "/etc/passwd", "/root/.ssh"):
         assert "User:     0   Group:     0" in debugfs(f"stat {path}")
-
-
-def test_files_of_a_boot_loader_have_their_sizes() -> None:
-    assert len(disk_loader.saved_number(0)) == len(disk_loader.saved_number(12)) == 190
-    assert len(disk_loader.environment_block({"next_entry": "x"})) == 1024
