@@ -84,6 +84,11 @@ def make(
         for word in current
         if word not in node.append and (found := find(table().argument, word)) is not None
     ]
+    dropped += [
+        (word, "the cluster file drops it")
+        for word in current
+        if word in node.drop or word.partition("=")[0] in node.drop
+    ]
     kept = [word for word in current if word not in {name for name, _ in dropped}]
     arguments = legacy.with_arguments(
         _with_root(kept, root),

@@ -1,143 +1,59 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The cluster and its nodes: read from cluster.toml or from a kerrighed_nodes file.
+"""The cluster a command works on: its file, and which of its nodes.
 
-Every rule about ids, names and sessions is here. All violations of a file are
-reported at once. The rules come from Kerrighed 2.4.4: ``session_id`` is an unsigned
-char; a node_id that the kernel refuses is a BUG() at boot; its own reader of
-/etc/kerrighed_nodes takes less than 4,096 bytes and no blanks or comments.
+A cluster is read from cluster.toml or from a kerrighed_nodes file; nodes are chosen by node
+sets such as ``krg[01-64]``. What is in a cluster, and the rules, are in cluster_rules.py.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
+import os
 import re
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from provision.data import render
+from provision.cluster_rules import (
+    DESCRIBED,
+    Cluster,
+    Login,
+    Node,
+    Report,
+    check_against_kernel,
+    check_node,
+    check_session,
+    check_wire,
+    finish,
+    has_autonodeid,
+    is_host,
+    parse_login,
+)
+from provision.cluster_toml import read_toml
 from provision.errors import InputError
 
-MAX_SESSION = 255
-# TIPC's address is the id plus one, and must fit in 1..255.
-MAX_NODE_ID = 254
-# Without KRG_AUTONODEID the kernel refuses ids from 128 on.
-MAX_PLAIN_NODE_ID = 127
-# The kernel reads at most this many bytes of /etc/kerrighed_nodes, its end mark included.
-MAX_NODES_FILE = 4096
+__all__ = [
+    "Cluster",
+    "Login",
+    "Node",
+    "check_against_kernel",
+    "has_autonodeid",
+    "in_use",
+    "is_host",
+    "parse_login",
+    "parse_set",
+    "read_cluster",
+    "read_nodes_file",
+    "read_toml",
+    "select",
+    "select_all",
+]
 
-_DESCRIBED = "man cluster.toml, or docs/deploy.md, describes the file"
-
-_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
-_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # IFNAMSIZ - 1
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
-_ARGUMENT = re.compile(r"[A-Za-z0-9_.,:/=+@%-]{1,200}")
-_ROOT = re.compile(r"/dev/[A-Za-z0-9/_-]{1,60}")
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-
-_TOP = {"session", "nbmin", "release", "arch", "known_hosts", "legacy_sched", "defaults", "node"}
-_NODE = {
-    "address",
-    "append",
-    "id",
-    "interface",
-    "key",
-    "known_hosts",
-    "name",
-    "old_ssh",
-    "port",
-    "root",
-    "user",
-}
-_DEFAULTS = (_NODE - {"address", "id", "name"}) | {"arch"}
-
-
-@dataclass(frozen=True)
-class Node:
-    """One machine of the cluster and how to log in to it.
-
-    Without ``user`` and ``port``, those of ~/.ssh/config, else root and 22, are used.
-    ``root`` overrides root= of its boot entry, ``append`` is added to that entry;
-    ``old_ssh`` talks to an OpenSSH older than 7.2, which knows RSA keys with SHA-1 only.
-    """
-
-    name: str
-    id: int
-    address: str
-    interface: str = "eth0"
-    user: str | None = None
-    port: int | None = None
-    key: Path | None = None
-    known_hosts: Path | None = None
-    root: str | None = None
-    append: tuple[str, ...] = ()
-    old_ssh: bool = False
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A session: which nodes form it, and how many must be there before it starts by itself."""
-
-    session: int
-    nbmin: int
-    nodes: tuple[Node, ...]
-    release: str | None = None
-    arch: str | None = None
-    legacy_sched: bool = True
-
-    def nodes_file(self) -> str:
-        """Return the text of /etc/kerrighed_nodes in the one form that the kernel reads."""
-        return render(
-            "kerrighed_nodes.j2", session=self.session, nbmin=self.nbmin, nodes=self.nodes
-        )
-
-
-class _Report:
-    """Collects what is wrong with one file, with line numbers where they are known."""
-
-    def __init__(self, path: Path, kind: str) -> None:
-        self.path = path
-        self.kind = kind
-        self._found: list[tuple[int, str]] = []
-
-    def add(self, text: str, line: int | None = None) -> None:
-        if (line or 0, text) not in self._found:
-            self._found.append((line or 0, text))
-
-    def finish(self) -> None:
-        """Raise one InputError with everything found, if anything was."""
-        found = [
-            f"{self.path}:{line}: {text}" if line else f"{self.path}: {text}"
-            for line, text in sorted(self._found)
-        ]
-        if len(found) == 1:
-            raise InputError(found[0], hint=_DESCRIBED)
-        if found:
-            lines = "\n  ".join([f"{self.path}: {len(found)} things are wrong", *found])
-            raise InputError(lines, hint=_DESCRIBED)
-
-
-def is_host(name: str) -> bool:
-    """Tell whether ``name`` is a host name (RFC 1123) or an address, and nothing else."""
-    try:
-        ipaddress.ip_address(name)
-        return "%" not in name
-    except ValueError:
-        labels = name.split(".")
-        # All digits and dots would be an address, and a wrong one.
-        return (
-            len(name) <= 253
-            and all(_LABEL.fullmatch(label) for label in labels)
-            and not labels[-1].isdecimal()
-        )
-
-
-def _is_node_name(name: str) -> bool:
-    # The kernel compares it with its own name, of at most 64 bytes; a colon would end it.
-    return is_host(name) and len(name) <= 64 and ":" not in name
+# Where the cluster file in use is looked for, after --cluster.
+VARIABLE = "KRG_CLUSTER"
+PLACES = (Path("cluster.toml"), Path("/etc/krg-provision/cluster.toml"))
+# A file larger than this is no cluster file: 254 nodes with every key take a tenth of it.
+_MAX_BYTES = 1 << 20
 
 
 def read_cluster(path: Path) -> Cluster:
@@ -149,91 +65,37 @@ def read_cluster(path: Path) -> Cluster:
     :raises InputError: it cannot be read, or breaks rules; all of them are in the message.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as stream:
+            raw = stream.read(_MAX_BYTES + 1)
+        text = raw.decode("utf-8")
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file", hint=_DESCRIBED) from error
+        raise InputError(
+            f"{path}: no such file", hint=f"krg-provision init writes one; {DESCRIBED}"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    if len(raw) > _MAX_BYTES:
+        raise InputError(f"{path}: not a cluster file: it is larger than 1 MiB")
     return read_toml(path, text) if path.suffix == ".toml" else read_nodes_file(path, text)
-
-
-def _same_host(address: str) -> object:
-    """Return a value that is the same for two spellings of one address or host name."""
-    try:
-        value = ipaddress.ip_address(address)
-    except ValueError:
-        return address.lower().rstrip(".")
-    return getattr(value, "ipv4_mapped", None) or value
-
-
-def _check(cluster: Cluster, lines: Mapping[int, int], report: _Report) -> None:
-    """Apply the rules that concern more than one value; ``lines`` is by position of node."""
-    seen: dict[object, str] = {}
-    for number, node in enumerate(cluster.nodes):
-        line = lines.get(number)
-        for key, what in (
-            (("name", node.name.lower()), f"name {node.name}"),
-            (("id", node.id), f"id {node.id}"),
-            (
-                ("host", _same_host(node.address), node.port or 22),
-                f"address {node.address} port {node.port or 22}",
-            ),
-        ):
-            if key in seen:
-                report.add(f"node {node.name}: {what} is already node {seen[key]}'s", line)
-            seen.setdefault(key, node.name)
-    if not cluster.nodes:
-        report.add("there is no node")
-    elif not 1 <= cluster.nbmin <= len(cluster.nodes):
-        report.add(f"nbmin {cluster.nbmin} is not between 1 and {len(cluster.nodes)}, all nodes")
-
-
-def _size_check(cluster: Cluster, report: _Report) -> None:
-    size = len(cluster.nodes_file().encode())
-    if size >= MAX_NODES_FILE:
-        report.add(
-            f"/etc/kerrighed_nodes would have {size} bytes, the kernel reads fewer than "
-            f"{MAX_NODES_FILE}; use shorter names"
-        )
-
-
-def has_autonodeid(config: str) -> bool:
-    """Tell whether a kernel's .config lets it take its id from its address."""
-    return "CONFIG_KRG_AUTONODEID=y\n" in config
-
-
-def check_against_kernel(cluster: Cluster, config: str) -> None:
-    """Check the node ids against the kernel that will get them.
-
-    :param config: the kernel's .config. Without KRG_AUTONODEID an id from 128 on is a
-        BUG() at boot (Kerrighed 2.4.4).
-    :raises InputError: an id is out of range.
-    """
-    if has_autonodeid(config):
-        return
-    high = [f"{node.name} has {node.id}" for node in cluster.nodes if node.id > MAX_PLAIN_NODE_ID]
-    if high:
-        raise InputError(
-            f"node ids above {MAX_PLAIN_NODE_ID} stop this kernel at boot: {', '.join(high)}",
-            hint="give lower ids, or build with KRG_AUTONODEID=y",
-        )
 
 
 # --- kerrighed_nodes ---------------------------------------------------------------------
 
-_SETTING = re.compile(r"(session|nbmin)\s*=\s*(\S.*)")
+_SETTING = re.compile(r"(session|nbmin)[ \t]*=[ \t]*(.*)")
+# As in the shell: a # inside a word is part of the word.
+_COMMENT = re.compile(r"(?:^|(?<=[ \t]))#.*")
 
 
 def read_nodes_file(path: Path, text: str) -> Cluster:
     """Read the text of a kerrighed_nodes file; see ``read_cluster``."""
-    report = _Report(path, "kerrighed_nodes")
+    report = Report(path)
     settings: dict[str, int] = {}
     nodes: list[Node] = []
     lines: dict[int, int] = {}
     for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.split("#")[0].strip()
+        line = _COMMENT.sub("", raw.removesuffix("\r")).strip(" \t")
         if not line:
             continue
         if setting := _SETTING.fullmatch(line):
@@ -241,6 +103,8 @@ def read_nodes_file(path: Path, text: str) -> Cluster:
             if name in settings:
                 report.add(f"{name} is given twice", number)
             settings[name] = _number(name, value, report, number)
+            if name == "session":
+                check_session(settings[name], report, number)
             continue
         node = _node_line(line, report, number)
         if node is not None:
@@ -248,243 +112,200 @@ def read_nodes_file(path: Path, text: str) -> Cluster:
             nodes.append(node)
     if "session" not in settings:
         report.add("there is no line session=N")
-    _session(settings.get("session", 0), report)
-    cluster = Cluster(settings.get("session", 0), settings.get("nbmin", len(nodes)), tuple(nodes))
-    return _finish(cluster, lines, report)
+    cluster = Cluster(
+        settings.get("session", 0), settings.get("nbmin", len(nodes)), tuple(nodes), path=path
+    )
+    return finish(cluster, lines, report)
 
 
-def _finish(cluster: Cluster, lines: Mapping[int, int], report: _Report) -> Cluster:
-    _check(cluster, lines, report)
-    report.finish()
-    _size_check(cluster, report)
-    report.finish()
-    return cluster
-
-
-def _session(value: int, report: _Report, line: int | None = None) -> None:
-    if not 0 <= value <= MAX_SESSION:
-        report.add(f"session {value} is not between 0 and {MAX_SESSION}", line)
-
-
-def _number(name: str, text: str, report: _Report, line: int) -> int:
+def _number(name: str, text: str, report: Report, line: int) -> int:
     if re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
     report.add(f"{name} {text!r} is not a number", line)
     return 0
 
 
-def _node_line(line: str, report: _Report, number: int) -> Node | None:
-    parts = [part.strip() for part in line.split(":")]
+def _node_line(line: str, report: Report, number: int) -> Node | None:
+    parts = [part.strip(" \t") for part in line.split(":")]
     if len(parts) not in (2, 3):
         report.add(f"{line!r} is neither session=N, nbmin=N nor NAME:ID:INTERFACE", number)
         return None
     name, identity, interface = (*parts, "eth0")[:3]
-    node = Node(name, _number("node id", identity, report, number), name, interface)
-    _node_rules(node, report, lambda _: number)
+    node = Node(
+        name,
+        _number("node id", identity, report, number),
+        name,
+        interface,
+        where=report.where(number),
+    )
+    check_node(node, report, lambda _: number)
     return node
 
 
-# --- cluster.toml ------------------------------------------------------------------------
+# --- node sets ----------------------------------------------------------------------------
+
+# A cluster has at most 254 nodes; ClusterShell would write out any range in memory.
+_MAX_SET = 4096
+# So many nodes with the longest names.
+_MAX_TEXT = 254 * 65
+_SET = re.compile(r"[A-Za-z0-9_.,!&^/\[\] -]+")
+_RANGE = re.compile(r"([0-9]{1,12})-([0-9]{1,12})")
 
 
-def _node_rules(node: Node, report: _Report, line_of: Any) -> None:
-    """Check the values of one node by themselves; ``line_of(key)`` is the line of a key."""
-    checks = (
-        ("name", _is_node_name(node.name), f"{node.name!r} is not a host name"),
-        ("id", 1 <= node.id <= MAX_NODE_ID, f"node id {node.id} is not in 1..{MAX_NODE_ID}"),
-        ("address", is_host(node.address), f"{node.address!r} is not a host name or address"),
-        (
-            "interface",
-            _INTERFACE.fullmatch(node.interface),
-            f"{node.interface!r} is not a network interface's name",
-        ),
-        (
-            "user",
-            node.user is None or _USER.fullmatch(node.user),
-            f"{node.user!r} is not a user name",
-        ),
-        (
-            "port",
-            node.port is None or 1 <= node.port <= 65535,
-            f"port {node.port} is not between 1 and 65535",
-        ),
-        (
-            "root",
-            node.root is None or _ROOT.fullmatch(node.root),
-            f"root {node.root!r} is not a device such as /dev/hda1",
-        ),
-        (
-            "append",
-            all(_ARGUMENT.fullmatch(word) for word in node.append),
-            f"append {' '.join(node.append)!r} has characters a boot entry cannot carry",
-        ),
-        (
-            "append",
-            not any(
-                word.startswith(("node_id=", "session_id=", "root=", "panic="))
-                for word in node.append
-            ),
-            "append sets what krg-provision writes itself (root=, node_id=, session_id=, panic=)",
-        ),
-    )
-    for key, good, text in checks:
-        if not good:
-            report.add(text, line_of(key))
+def parse_set(text: str) -> tuple[str, ...]:
+    """Return the names in a node set such as ``krg[01-64]!krg03``, each once, in its order.
 
+    The syntax is ClusterShell's, without its groups and wildcards.
 
-class _Lines:
-    """Finds the lines of tables and keys, which tomllib does not tell. A guess, for messages."""
+    :raises InputError: it is not a node set.
+    """
+    from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
-    def __init__(self, text: str) -> None:
-        self._nodes: list[dict[str, int]] = []
-        self._top: dict[str, int] = {}
-        current = self._top
-        for number, line in enumerate(text.split("\n"), 1):
-            if re.match(r"\s*\[\[\s*node\s*\]\]", line):
-                current = {"": number}
-                self._nodes.append(current)
-            elif table := re.match(r"\s*\[\s*([A-Za-z_]+)\s*\]", line):
-                current = {}
-                self._top.setdefault(table.group(1), number)
-            elif key := re.match(r"\s*([A-Za-z_]+)\s*=", line):
-                current.setdefault(key.group(1), number)
-
-    def top(self, key: str) -> int | None:
-        return self._top.get(key)
-
-    def node(self, position: int, key: str = "") -> int | None:
-        if position >= len(self._nodes):
-            return None
-        return self._nodes[position].get(key) or self._nodes[position].get("")
-
-
-class _Table:
-    """One table of the file: takes values out with their types checked."""
-
-    def __init__(self, values: Mapping[str, Any], report: _Report, line_of: Any) -> None:
-        self._values = values
-        self._report = report
-        self._line_of = line_of
-
-    def known(self, names: set[str], where: str) -> None:
-        for key in sorted(set(self._values) - names):
-            close = difflib.get_close_matches(key, names, 1)
-            also = f"; did you mean {close[0]}?" if close else ""
-            self._report.add(f"unknown key {key!r} in {where}{also}", self._line_of(key))
-
-    def report(self, key: str, text: str) -> None:
-        self._report.add(text, self._line_of(key))
-
-    def get(self, key: str, kind: type, default: Any) -> Any:
-        if key not in self._values:
-            return default
-        value = self._values[key]
-        # True is an int to Python, not to the person who wrote the file.
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            word = {int: "a number", str: "text", bool: "true or false"}.get(kind, kind.__name__)
-            self._report.add(f"{key} must be {word}, not {value!r}", self._line_of(key))
-            return default
-        return value
-
-
-def read_toml(path: Path, text: str) -> Cluster:
-    """Read the text of a cluster.toml; see docs/deploy.md for what it may hold."""
-    report = _Report(path, "cluster.toml")
+    # Blanks around the operators are the reader's; in a name they would be part of it.
+    text = re.sub(r" *([,!&^]) *", r"\1", text.strip(" "))
+    if not text:
+        raise InputError("the node set is empty", hint="write it such as krg[01-64]")
+    odd = next((c for c in text if not _SET.fullmatch(c)), " " if " " in text else None)
+    if odd is not None:
+        raise InputError(
+            f"node set {text!r}: {odd!r} cannot be in a node's name",
+            hint="write it such as krg[01-64] or krg1,krg5",
+        )
+    if len(text) > _MAX_TEXT or _size(text) > _MAX_SET:
+        raise InputError(f"node set {text!s:.40}: too many nodes; a cluster has at most 254")
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not TOML: {error}") from error
-    lines = _Lines(text)
-    top = _Table(values, report, lines.top)
-    top.known(_TOP, "the file")
-    if "session" not in values:
-        report.add("there is no session")
-    session = top.get("session", int, 0)
-    _session(session, report, lines.top("session"))
-    given = values.get("defaults", {})
-    if not isinstance(given, dict):
-        report.add("defaults must be a table: [defaults]", lines.top("defaults"))
-        given = {}
-    defaults = _Table(given, report, lambda _: lines.top("defaults"))
-    defaults.known(_DEFAULTS, "[defaults]")
-    base = Node("", 0, "", known_hosts=_path(path, top, "known_hosts"))
-    base = _fill(path, defaults, base)
-    tables = values.get("node", [])
-    if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
-        report.add("nodes must be tables: [[node]]", lines.top("node"))
-        tables = []
-    nodes = [
-        _node(path, t, base, report=report, lines=lines, position=n) for n, t in enumerate(tables)
-    ]
-    arch = top.get("arch", str, defaults.get("arch", str, None))
-    release = top.get("release", str, None)
-    for key, value in (("arch", arch), ("release", release)):
-        if value is not None and not _WORD.fullmatch(value):
-            report.add(f"{key} {value!r} is not a name", lines.top(key))
-    cluster = Cluster(
-        session,
-        top.get("nbmin", int, len(nodes)),
-        tuple(nodes),
-        release,
-        arch,
-        top.get("legacy_sched", bool, True),
+        return tuple(dict.fromkeys(NodeSet(text, resolver=RESOLVER_NOGROUP)))
+    except NodeSetException as error:
+        said = re.sub(r'"+', "", str(error).partition(': "')[0])
+        raise InputError(
+            f"node set {text!r}: {said}", hint="write it such as krg[01-64] or krg1,krg5"
+        ) from error
+
+
+def _size(text: str) -> int:
+    """Return at least how many names the ranges of a node set stand for."""
+    total = 0
+    for part in re.split(r"[!&^]|,(?![^\[]*\])", text):
+        count = 1
+        for inside in re.findall(r"\[([^\[\]]*)\]", part):
+            ranges = _RANGE.findall(inside)
+            count *= inside.count(",") + 1 + sum(max(0, int(b) - int(a)) for a, b in ranges)
+        total += count
+    return total
+
+
+def in_use(given: Path | None = None) -> Path:
+    """Return the cluster file that node sets are taken from.
+
+    :param given: what --cluster says. Else it is $KRG_CLUSTER, ./cluster.toml or
+        /etc/krg-provision/cluster.toml, the first that there is.
+    :raises InputError: there is none.
+    """
+    named = os.environ.get(VARIABLE)
+    if given is not None or named:
+        return given or Path(str(named))
+    for path in PLACES:
+        if path.exists():
+            return path
+    raise InputError(
+        f"no cluster file in use: no {PLACES[0]} here, no {PLACES[1]}",
+        hint=f"name one: --cluster FILE, {VARIABLE}=FILE or --nodes FILE; "
+        "krg-provision init writes one",
     )
-    return _finish(cluster, {n: lines.node(n) or 0 for n in range(len(nodes))}, report)
 
 
-def _path(file: Path, table: _Table, key: str) -> Path | None:
-    value = table.get(key, str, None)
-    if value is None:
-        return None
+def select(nodes: str, exclude: str | None = None, *, cluster: Path | None = None) -> Cluster:
+    """Return the cluster that ``nodes`` names, its ``selected`` being those nodes.
+
+    :param nodes: a cluster.toml or kerrighed_nodes file, ``lab:NAME``, or a node set out of
+        the cluster file in use.
+    :param exclude: a node set to leave out.
+    :param cluster: the cluster file in use; see ``in_use``.
+    :raises InputError: no such file or node, not a node set, or nothing is left.
+    """
+    return select_all([nodes], [exclude] if exclude is not None else [], cluster=cluster)[0]
+
+
+def select_all(
+    nodes: Sequence[str], exclude: Sequence[str] = (), *, cluster: Path | None = None
+) -> tuple[Cluster, ...]:
+    """Return the clusters that several ``nodes`` name; see ``select``.
+
+    :raises InputError: also when two clusters cannot be told apart on one wire.
+    """
+    clusters: dict[Path, Cluster] = {}
+    names: dict[Path, frozenset[str]] = {}
+    for text in nodes:
+        path = _file(text)
+        found = read_cluster(path or in_use(cluster))
+        assert found.path is not None
+        place = found.path.resolve()
+        known = clusters.setdefault(place, found)
+        wanted = {n.name for n in known.nodes} if path else set(_known(text, [known]))
+        names[place] = names.get(place, frozenset()) | wanted
+    check_wire(tuple(clusters.values()))
+    without = {name for text in exclude for name in _known(text, list(clusters.values()))}
+    if all(wanted <= without for wanted in names.values()):
+        raise InputError(
+            f"no node is left of {', '.join(nodes)}"
+            + (f" without {', '.join(exclude)}" if exclude else "")
+        )
+    return tuple(
+        replace(clusters[place], only=wanted - without)
+        for place, wanted in names.items()
+        if wanted - without
+    )
+
+
+def _file(text: str) -> Path | None:
+    """Return the cluster file that ``text`` names, None if it is a node set."""
+    if text.startswith("lab:"):
+        return _lab_file(text.removeprefix("lab:"))
+    if "\0" in text:
+        raise InputError(f"{text!r} is neither a file nor a node set")
+    path = Path(text)
     try:
-        if not value or "\0" in value:
-            raise RuntimeError("not a file's name")
-        # Relative to the cluster file, so that a directory with both can be moved.
-        return file.parent / Path(value).expanduser()
-    except RuntimeError as error:  # ~USER, and no such user
-        table.report(key, f"{key} {value!r}: {error}")
-        return None
+        # A step in a range has a slash too: krg[01-09/2].
+        is_file = path.suffix == ".toml" or ("/" in text and "[" not in text) or path.is_file()
+    except OSError:  # a name that is too long
+        is_file = False
+    return path if is_file else None
 
 
-def _fill(path: Path, table: _Table, base: Node) -> Node:
-    """Return ``base`` with the values that may stand in [defaults] and in [[node]] alike."""
-    append = table.get("append", str, None)
-    return replace(
-        base,
-        interface=table.get("interface", str, base.interface),
-        user=table.get("user", str, base.user),
-        port=table.get("port", int, base.port),
-        key=_path(path, table, "key") or base.key,
-        known_hosts=_path(path, table, "known_hosts") or base.known_hosts,
-        root=table.get("root", str, base.root),
-        append=base.append if append is None else tuple(append.split()),
-        old_ssh=table.get("old_ssh", bool, base.old_ssh),
-    )
+def _lab_file(name: str) -> Path:
+    from provision.lab import state
+
+    path = state.load_up(name).directory / "cluster.toml"
+    if not path.exists():
+        raise InputError(
+            f"lab {name} has no cluster.toml: its nodes cannot be reached over SSH",
+            hint="krg-provision lab console speaks with a node",
+        )
+    return path
 
 
-def _node(
-    path: Path,
-    values: Mapping[str, Any],
-    base: Node,
-    *,
-    report: _Report,
-    lines: _Lines,
-    position: int,
-) -> Node:
-    def line_of(key: str) -> int | None:
-        return lines.node(position, key)
+def _known(text: str, clusters: Sequence[Cluster]) -> tuple[str, ...]:
+    """Return the names in a node set, all of which must be nodes of the clusters."""
+    from provision.plan import fold
 
-    table = _Table(values, report, line_of)
-    table.known(_NODE, "[[node]]")
-    for key in ("name", "id"):
-        if key not in values:
-            report.add(f"node {position + 1} has no {key}", line_of(""))
-    name = table.get("name", str, f"node{position + 1}")
-    node = replace(
-        _fill(path, table, base),
-        name=name,
-        id=table.get("id", int, position + 1),
-        address=table.get("address", str, name),
-    )
-    _node_rules(node, report, line_of)
-    return node
+    there = [node.name for one in clusters for node in one.nodes]
+    wanted = parse_set(text)
+    if not wanted:
+        raise InputError(f"node set {text!r} is empty")
+    unknown = [name for name in wanted if name not in there]
+    if unknown:
+        where = " and ".join(str(one.path) for one in clusters)
+        close = _nearest(unknown[0], there)
+        also = f"; did you mean {close}?" if close else ""
+        raise InputError(
+            f"no node {fold(unknown)} in {where}{also}", hint=f"its nodes are {fold(there)}"
+        )
+    return wanted
+
+
+def _nearest(name: str, there: Sequence[str]) -> str | None:
+    """Return the name most like ``name``: krg01 is the same number as krg1."""
+    plain = re.sub(r"0+([0-9])", r"\1", name)
+    same = [one for one in there if re.sub(r"0+([0-9])", r"\1", one) == plain]
+    close = same or difflib.get_close_matches(name, there, 1, 0.5)
+    return close[0] if close else None

@@ -162,7 +162,7 @@ def target(
     """
     made = installed(cluster, build, bootloader=bootloader, force=force)
     check_against_kernel(cluster, made.config)
-    check_access(cluster.nodes)
+    check_access(cluster.selected)
     if reboot and not bootloader:
         raise InputError("--reboot needs our boot entry: leave --no-bootloader out")
     return replace(made, reboot=reboot, whole_cluster=whole_cluster)
@@ -360,9 +360,9 @@ def observe(
 ) -> dict[str, Outcome]:
     """Connect to every node, gather its facts and make its plan; one round trip each.
 
-    :param nodes: those to ask; None: all of the cluster.
+    :param nodes: those to ask; None: those selected of the cluster.
     """
-    nodes = target.cluster.nodes if nodes is None else nodes
+    nodes = target.cluster.selected if nodes is None else nodes
 
     def ask(node: Node) -> Facts:
         session = among.session(node).__enter__()

@@ -138,7 +138,8 @@ _WORDS = frozenset((
     "boot_id", "clock", "cmdline", "cpu64", "dpkg_architecture", "etc_hostname", "firmware",
     "grub2", "grub_device", "grub_mapper", "grub_type", "hostname", "init_link", "journal",
     "kernel", "machine", "modules", "node_id", "nrnodes", "root_number", "rootdev", "rootdrivers",
-    "rootfs", "rootmapper", "saved", "session_id", "tool", "uid", "uptime", "watchdog", "watchdog_driver",
+    "rootfs", "rootmapper", "saved", "session_id", "tool", "uid", "uptime",
+    "watchdog", "watchdog_driver",
 ))  # fmt: skip
 _LISTS = ("address", "has", "huge", "lacks", "linked", "nic", "odd", "pci", "readonly", "rootpath")
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")

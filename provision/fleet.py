@@ -65,27 +65,36 @@ class Fleet:
         self._closing.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for session in [*self._sessions.values(), *self._more]:
-            session.close()
+            session.end()
 
     def each(
         self, nodes: Sequence[Node], work: Callable[[Node], T]
     ) -> Iterator[tuple[Node, T | KrgError]]:
-        """Yield (node, result) as nodes finish; a node's error is its result."""
+        """Yield (node, result) as nodes finish; a node's error is its result.
+
+        Interrupted, it still yields what is finished, and then raises KeyboardInterrupt.
+        """
         waiting: dict[Future[T], Node] = {self._pool.submit(work, node): node for node in nodes}
-        for future in as_completed(waiting):
-            result: T | KrgError
-            try:
-                result = future.result()
-            except KrgError as error:
-                result = error
-            except Exception as error:
-                if self._debug:
-                    raise
-                result = FailedError(
-                    f"unexpected error: {type(error).__name__}: {error}",
-                    hint="this is a bug of krg-provision; --debug shows where",
-                )
-            yield waiting[future], result
+        try:
+            for future in as_completed(tuple(waiting)):
+                yield waiting.pop(future), self._result(future.result)
+        except KeyboardInterrupt:
+            for future in [one for one in waiting if one.done() and not one.cancelled()]:
+                yield waiting.pop(future), self._result(future.result)
+            raise
+
+    def _result(self, finished: Callable[[], T]) -> T | KrgError:
+        try:
+            return finished()
+        except KrgError as error:
+            return error
+        except Exception as error:
+            if self._debug:
+                raise
+            return FailedError(
+                f"unexpected error: {type(error).__name__}: {error}",
+                hint="this is a bug of krg-provision; --debug shows where",
+            )
 
 
 @contextmanager

@@ -125,7 +125,7 @@ class Session(Shell):
         if user != "root" and said and "sudo" in said[-1]:
             raise FailedError(
                 f"{user} cannot become root: {said[-1]}",
-                hint="log in as root, or allow sudo without a password for this user",
+                hint='log in as root, allow sudo without a password, or give the node sudo = "ask"',
             )
         raise FailedError(f"the node's answer makes no sense: {said[-1] if said else 'no output'}")
 

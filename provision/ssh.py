@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""SSH as we use it: keys, verified hosts, one session, a POSIX sh script over it.
+"""SSH as we use it: verified hosts, jump hosts, one session, a POSIX sh script over it.
 
 Host keys are always verified. Fabric would accept any (its Connection sets
 AutoAddPolicy and loads no known_hosts), so the policy is replaced before the session
@@ -8,30 +8,44 @@ is opened. Every wait has a limit.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
+import functools
 import io
 import logging
 import os
+import random
+import secrets
+import select
 import shlex
 import socket
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from provision.cluster import Node
-from provision.errors import FailedError, InputError
+from provision import sudo
+from provision.cluster import Login, Node, parse_login
+from provision.errors import FailedError, InputError, KrgError
+from provision.ssh_keys import KnownKeys, load_key, read_known_hosts
 
 if TYPE_CHECKING:
-    import paramiko
     from fabric import Connection
 
 CONNECT_SECONDS = 10.0
 # An old machine takes its time to hash a kernel, but never this long without a word.
 IDLE_SECONDS = 180.0
+KEEPALIVE_SECONDS = 15
+# What was sent and is not acknowledged for so long went to a machine that is gone.
+DEAD_SECONDS = 60.0
+_LIMITS: dict[str, Any] = {
+    "banner_timeout": CONNECT_SECONDS,
+    "auth_timeout": 2 * CONNECT_SECONDS,
+}
+# sshd's MaxStartups begins to drop connections at 10 that have not logged in.
+_AT_ONCE = 6
 
 
 @dataclass(frozen=True)
@@ -44,163 +58,218 @@ class Output:
     timed_out: bool = False
 
 
-def fingerprint(key: Any) -> str:
-    """Return a public key's fingerprint as ssh prints it: SHA256:..."""
-    raw = hashlib.sha256(key.asbytes()).digest()
-    return "SHA256:" + base64.b64encode(raw).decode().rstrip("=")
-
-
-def load_key(path: Path) -> paramiko.PKey:
-    """Read a private key file of any kind paramiko knows.
-
-    :raises InputError: it cannot be read, is no key, or needs a passphrase.
-    """
-    import paramiko
-
-    kinds = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
-    try:
-        text = path.read_text("ascii")
-    except OSError as error:
-        raise InputError(
-            f"key {path}: cannot be read: {error.strerror}",
-            hint="name a private key file, or leave key out to use ssh-agent",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"key {path}: not a private key") from error
-    except ValueError as error:
-        raise InputError(f"key {path!s:.200}: {error}") from error
-    for kind in kinds:
-        try:
-            return kind.from_private_key(io.StringIO(text))
-        except paramiko.PasswordRequiredException as error:
-            raise InputError(
-                f"key {path}: protected by a passphrase",
-                hint=f"run: ssh-add {path}, and leave key out of the cluster file",
-            ) from error
-        except (paramiko.SSHException, ValueError, IndexError, TypeError):
-            continue
-    raise InputError(
-        f"key {path}: not a private key (Ed25519, ECDSA or RSA)",
-        hint="make one: ssh-keygen -t ed25519",
-    )
-
-
 def check_access(nodes: Sequence[Node]) -> None:
-    """Check the key and known_hosts files that the cluster names, before anything is tried.
+    """Check the files that the cluster names and get the password, before anything is tried.
 
-    :raises InputError: the first one that cannot be used.
+    :raises InputError: the first key or known_hosts file that cannot be used; or a password
+        is needed, and there is no way to ask for it.
     """
-    import paramiko
-
     for key in dict.fromkeys(node.key for node in nodes if node.key is not None):
         load_key(key)
     for path in dict.fromkeys(n.known_hosts for n in nodes if n.known_hosts is not None):
-        _load_known_hosts(paramiko.HostKeys().load, path)
+        read_known_hosts(path)
+    if any(node.sudo == "ask" and node.user != "root" for node in nodes):
+        sudo.password()
 
 
-def _load_known_hosts(load: Callable[[str], None], path: Path) -> None:
-    """Have paramiko read a known_hosts file; InputError names the line it cannot read."""
-    try:
-        load(str(path))
-    except OSError as error:
-        raise InputError(f"known_hosts {path}: cannot be read: {error.strerror}") from error
-    except Exception as error:  # of a dozen kinds, from base64 to the libraries of each key
-        raise InputError(
-            f"known_hosts {path}:{_broken_line(path)}: not a host key: {error}",
-            hint="remove that line; ssh-keyscan gives the key again",
-        ) from error
+# --- the way to a node --------------------------------------------------------------------
 
 
-def _broken_line(path: Path) -> int:
-    from paramiko.hostkeys import HostKeyEntry
-    from paramiko.ssh_exception import SSHException
-
-    number = 0
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
-        try:
-            line = raw.decode("utf-8").strip()
-            if line and not line.startswith("#"):
-                HostKeyEntry.from_line(line, number)
-        except SSHException:
-            continue
-        except Exception:
-            return number
-    return number
-
-
-def _policy(node: Node) -> Any:
-    import paramiko
-
-    class Refuse(paramiko.MissingHostKeyPolicy):
-        """Refuses an unknown key, saying which it is."""
-
-        def missing_host_key(
-            self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
-        ) -> None:
-            file = node.known_hosts or "~/.ssh/known_hosts"
-            # paramiko's name for it; of a jump host's key, that is the jump host.
-            host, _, port = hostname.lstrip("[").partition("]:")
-            raise FailedError(
-                f"unknown host key {fingerprint(key)} ({key.get_name()}) of {hostname}",
-                hint="compare it on the node: ssh-keygen -lf /etc/ssh/ssh_host_KIND_key.pub; "
-                f"if it is the same: ssh-keyscan -t {_kind(key)} -p {port or 22} {host} >>{file}",
-            )
-
-    return Refuse()
-
-
-def _known_as(address: str, port: int) -> str:
-    return address if port == 22 else f"[{address}]:{port}"
-
-
-def _kind(key: Any) -> str:
-    name = str(key.get_name())
-    return "ecdsa" if "ecdsa" in name else "ed25519" if "ed25519" in name else "rsa"
-
-
-def _connection(node: Node) -> Connection:
+@functools.cache
+def _hop_class() -> type[Connection]:
     from fabric import Connection
 
     # paramiko prints tracebacks of its threads through logging; ours are one line each.
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
     logging.getLogger("paramiko").propagate = False
-    arguments: dict[str, Any] = {
-        "banner_timeout": CONNECT_SECONDS,
-        "auth_timeout": 2 * CONNECT_SECONDS,
-    }
+
+    class Hop(Connection):  # type: ignore[misc]
+        """A connection whose way there is built of the same kind, every wait limited."""
+
+        def get_gateway(self) -> Any:
+            named = self.ssh_config.get("proxyjump")
+            if named is None or named.lower() == "none":
+                command = self.ssh_config.get("proxycommand")
+                return None if named is not None or command == "none" else command
+            before: Any = None
+            for word in named.split(","):
+                login = parse_login(word.strip())
+                if login is None:
+                    raise InputError(
+                        f"ssh_config: ProxyJump {word!r} is not USER@HOST:PORT",
+                        hint="mend ~/.ssh/config, or give the node a jump in the cluster file",
+                    )
+                # A wildcard that means the jump host too.
+                if before is None and login.host == self.original_host:
+                    return None
+                before = _hop(login, before, _LIMITS)
+            return before
+
+        def open_gateway(self) -> Any:
+            if isinstance(self.gateway, str):
+                return super().open_gateway()
+            return self.gateway.transport.open_channel(
+                kind="direct-tcpip",
+                dest_addr=(self.host, int(self.port)),
+                src_addr=("", 0),
+                timeout=CONNECT_SECONDS,
+            )
+
+    return Hop
+
+
+def _hop(login: Login, before: Any, arguments: dict[str, Any]) -> Connection:
+    """Return the connection to a jump host; what ``login`` leaves out is ssh_config's."""
+    return _hop_class()(
+        login.host,
+        user=login.user,
+        port=login.port,
+        gateway=before,
+        connect_timeout=CONNECT_SECONDS,
+        connect_kwargs=dict(arguments),
+    )
+
+
+def _connection(node: Node) -> Connection:
+    arguments = dict(_LIMITS)
     if node.key is not None:
-        arguments |= {"pkey": load_key(node.key), "look_for_keys": False, "allow_agent": False}
-    if node.old_ssh:
-        arguments["disabled_algorithms"] = {"pubkeys": ["rsa-sha2-512", "rsa-sha2-256"]}
+        arguments["pkey"] = load_key(node.key)
+    gateway: Any = None
+    for login in node.jump or ():
+        # Not with the node's key alone: the gate may know another one.
+        gateway = _hop(login, gateway, arguments)
+    if node.key is not None:
+        arguments |= {"look_for_keys": False, "allow_agent": False}
+    if node.jump == ():
+        gateway = False
     # Given a user or port, Fabric does not look at ~/.ssh/config for them.
-    connection = Connection(
+    connection = _hop_class()(
         node.address,
         user=node.user,
         port=node.port,
+        gateway=gateway,
         connect_timeout=CONNECT_SECONDS,
         connect_kwargs=arguments,
     )
     if node.user is None and "user" not in connection.ssh_config:
         connection.user = "root"
-    hop: Any = connection
-    while hop is not None and hasattr(hop, "client"):
-        _verify_keys(hop, node)
-        hop = getattr(hop, "gateway", None)
     return connection
 
 
-def _verify_keys(connection: Any, node: Node) -> None:
-    """Make one connection check host keys; also those of the jump hosts on the way."""
-    client = connection.client
-    named = str(connection.ssh_config.get("userknownhostsfile", "")).split()
+def _way(connection: Connection) -> list[Connection]:
+    """Return the connections that lead to a node, the first jump host first."""
+    found: list[Connection] = []
+    hop: Any = connection
+    while hop is not None and hasattr(hop, "client"):
+        found.insert(0, hop)
+        hop = getattr(hop, "gateway", None)
+    return found
+
+
+def _verify_keys(connection: Any, node: Node) -> KnownKeys:
+    """Make one connection check its host's key before it logs in."""
+    import paramiko
+
+    said = connection.ssh_config
+    named = str(said.get("userknownhostsfile", "")).split()
     files = [Path("/etc/ssh/ssh_known_hosts"), Path("~/.ssh/known_hosts").expanduser()]
     files += [Path(os.path.expanduser(name)) for name in named]  # noqa: PTH111 - ~nobody stays
     if node.known_hosts is not None:
         files.append(node.known_hosts)
-    for path in files:
-        if path.is_file():
-            _load_known_hosts(client.load_system_host_keys, path)
-    client.set_missing_host_key_policy(_policy(node))
+    host, port = said.get("hostkeyalias", connection.host), int(connection.port)
+    name = host if port == 22 or "hostkeyalias" in said else f"[{host}]:{port}"
+    add_to = "~/.ssh/known_hosts" if node.known_hosts is None else str(node.known_hosts)
+    known = KnownKeys(name, files, add_to if node.known_hosts is None else shlex.quote(add_to))
+
+    class Check(paramiko.MissingHostKeyPolicy):
+        """Asked for every key, as paramiko itself is given none."""
+
+        def missing_host_key(
+            self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
+        ) -> None:
+            known.check(key)
+
+    connection.client.set_missing_host_key_policy(Check())
+    arguments = connection.connect_kwargs
+    disabled: dict[str, list[str]] = {}
+    if connection.host == node.address and node.old_ssh:
+        disabled["pubkeys"] = ["rsa-sha2-512", "rsa-sha2-256"]
+    unwanted = known.unwanted(paramiko.Transport._preferred_keys)  # type: ignore[attr-defined]
+    if unwanted:
+        disabled["keys"] = unwanted
+    if disabled:
+        arguments["disabled_algorithms"] = disabled
+    # As ssh does; paramiko would end at a file that is not there.
+    given = arguments.get("key_filename")
+    if isinstance(given, list):
+        arguments["key_filename"] = [name for name in given if Path(name).is_file()]
+    return known
+
+
+class _DroppedError(Exception):
+    """The server closed the connection before it said anything: worth another try."""
+
+
+_gates: defaultdict[tuple[str, int], threading.Semaphore] = defaultdict(
+    lambda: threading.Semaphore(_AT_ONCE)
+)
+
+
+def _open(hop: Any, known: KnownKeys, *, shared: bool) -> None:
+    """Open one connection of the way; ``shared`` if other nodes are reached through it.
+
+    :raises FailedError: what went wrong, and with which machine.
+    :raises _DroppedError: it may go better a moment later.
+    """
+    import paramiko
+
+    where = f"{hop.host} port {hop.port}"
+    started = time.monotonic()
+    gate = _gates[(hop.host, int(hop.port))] if shared else contextlib.nullcontext()
+    try:
+        with gate:
+            started = time.monotonic()
+            hop.open()
+    except paramiko.AuthenticationException as error:
+        raise FailedError(
+            f"{where} does not let {hop.user} in",
+            hint="name the right key in the cluster file, or add it to the node's "
+            "~/.ssh/authorized_keys",
+        ) from error
+    except socket.gaierror as error:
+        raise FailedError(f"{hop.host}: no such host: {error.strerror}") from error
+    except TimeoutError as error:
+        raise FailedError(f"{where} does not answer") from error
+    except paramiko.ChannelException as error:
+        raise FailedError(
+            f"{where} cannot be reached from {hop.gateway.host}: {error.text}"
+        ) from error
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        text = getattr(error, "strerror", None) or str(error) or "connection closed"
+        if "No authentication methods" in text:
+            raise FailedError(
+                f"there is no key to log in to {where} with",
+                hint="name one in the cluster file, or ssh-add it to a running ssh-agent",
+            ) from error
+        if "host key" in text and "no acceptable" in text:
+            known.changed("it has none of the known kinds")
+        silent = "banner" in text or isinstance(error, (EOFError, ConnectionResetError))
+        if silent and time.monotonic() - started < 0.8 * CONNECT_SECONDS:
+            raise _DroppedError(f"{where} closes new connections at once") from error
+        if "banner" in text:
+            raise FailedError(
+                f"{where} accepts the connection and says nothing",
+                hint="is it sshd that listens there, and does the machine still work?",
+            ) from error
+        raise FailedError(f"{where} cannot be reached: {text}") from error
+    hop.transport.set_keepalive(KEEPALIVE_SECONDS)
+    line = hop.transport.sock
+    if isinstance(line, socket.socket):
+        with contextlib.suppress(OSError):
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD_SECONDS * 1000))
+
+
+# --- the session --------------------------------------------------------------------------
 
 
 class Shell:
@@ -209,49 +278,48 @@ class Shell:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._connection: Connection | None = None
+        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
-        """Connect, log in and verify the host's key; FailedError says what went wrong."""
+        """Connect, log in and verify the host's key; FailedError says what went wrong.
+
+        A connection that is dropped before the server says anything is tried once more:
+        sshd does that to a part of those that come at the same time (MaxStartups).
+        """
         import paramiko
 
-        user, port = self.node.user or "root", self.node.port or 22
-        where = f"{self.node.address} port {port}"
         try:
-            self._connection = _connection(self.node)
-            # What ~/.ssh/config said is known only now.
-            user, port = self._connection.user, self._connection.port
-            where = f"{self.node.address} port {port}"
-            self._connection.open()
-            self._connection.transport.set_keepalive(15)
-        except paramiko.BadHostKeyException as error:
+            try:
+                self._connect()
+            except _DroppedError:
+                self.close()
+                if self._ended.wait(random.uniform(0.5, 1.5)):  # noqa: S311 - not a secret
+                    raise FailedError("the connection was given up") from None
+                self._connect()
+        except _DroppedError as error:
             self.close()
             raise FailedError(
-                f"the host key of {where} has changed: it is {fingerprint(error.key)}, "
-                f"known was {fingerprint(error.expected_key)}",
-                hint="if the node was installed again, remove the old key: "
-                f"ssh-keygen -R '{_known_as(self.node.address, port)}'",
+                f"{error}, twice",
+                hint="too many log in at the same time: use fewer --forks, or raise MaxStartups "
+                "there",
             ) from error
-        except paramiko.AuthenticationException as error:
+        except KrgError:
             self.close()
-            raise FailedError(
-                f"{where} does not let {user} in",
-                hint="name the right key in the cluster file, or add it to the node's "
-                "~/.ssh/authorized_keys",
-            ) from error
-        except socket.gaierror as error:
+            raise
+        except (OSError, paramiko.SSHException) as error:  # from reading ssh_config
             self.close()
-            raise FailedError(f"{self.node.address}: no such host: {error.strerror}") from error
-        except TimeoutError as error:
-            self.close()
-            raise FailedError(f"{where} does not answer") from error
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            self.close()
-            text = getattr(error, "strerror", None) or str(error) or "connection closed"
-            raise FailedError(f"{where} cannot be reached: {text}") from error
+            raise FailedError(f"{self.node.address} cannot be reached: {error}") from error
         except BaseException:
             self.close()
             raise
         return self
+
+    def _connect(self) -> None:
+        self._connection = _connection(self.node)
+        way = _way(self._connection)
+        for hop in way:
+            known = _verify_keys(hop, self.node)
+            _open(hop, known, shared=hop is not way[-1])
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -264,8 +332,17 @@ class Shell:
     def close(self) -> None:
         """End the session; harmless from another thread and when repeated."""
         if self._connection is not None:
-            with contextlib.suppress(Exception):
-                self._connection.close()
+            for hop in reversed(_way(self._connection)):
+                with contextlib.suppress(Exception):
+                    hop.close()
+                # Also one that is still being opened, which Fabric takes for closed.
+                with contextlib.suppress(Exception):
+                    hop.client.close()
+
+    def end(self) -> None:
+        """End the session for good, and any wait before another try."""
+        self._ended.set()
+        self.close()
 
     def run(
         self,
@@ -283,15 +360,22 @@ class Shell:
 
         :param label: what the process is called there.
         :param idle: how long the node may be silent.
-        :raises FailedError: the connection was lost.
+        :raises FailedError: the connection was lost, or sudo refuses the password.
         """
         import paramiko
 
         assert self._connection is not None
         raw = script.encode()
         inner = f'eval "$(dd bs=1 count={len(raw)} 2>/dev/null)"'
+        asks = self._connection.user != "root" and self.node.sudo == "ask"
+        mark = secrets.token_hex(16)
+        if asks:
+            inner = f"echo {mark}; {inner}"
         command = f"sh -c {shlex.quote(inner)} {shlex.quote(label)}"
-        if self._connection.user != "root":
+        if asks:
+            # The prompt is ours whatever the language there is.
+            command = f"env LC_ALL=C sudo -S -p {mark}: {command}"
+        elif self._connection.user != "root":
             command = f"sudo -n {command}"
         out: list[bytes] = []
         deadline = time.monotonic() + limit
@@ -300,8 +384,12 @@ class Shell:
             channel.settimeout(idle)
             channel.exec_command(command)
             try:
+                if asks:
+                    refused = self._become_root(channel, mark, idle)
+                    if refused is not None:
+                        return refused
                 with contextlib.suppress(ConnectionError, BrokenPipeError):
-                    _feed(channel, raw, send)
+                    _feed(channel, raw, send, deadline)
                 while data := channel.recv(1 << 16):
                     out.append(data)
                     if time.monotonic() > deadline:
@@ -316,31 +404,77 @@ class Shell:
             raise FailedError(f"the connection was lost: {error or 'closed'}") from error
         return Output(status, b"".join(out), err)
 
+    def _become_root(self, channel: Any, mark: str, idle: float) -> Output | None:
+        """Answer sudo's prompt if there is one, until the shell says ``mark``.
+
+        The script must not be sent earlier, or sudo might take it for a password; nor the
+        password unasked, or the shell might take it for the script.
+
+        :returns: None, or what sudo said when it ended instead.
+        """
+        password = sudo.password()
+        out = err = b""
+        sent = False
+        with password.attempt():
+            while mark.encode() not in out:
+                if not _readable(channel, idle):
+                    raise TimeoutError
+                if channel.recv_stderr_ready():
+                    err += channel.recv_stderr(1 << 12)
+                elif data := channel.recv(1 << 12):
+                    out += data
+                else:
+                    err += channel.makefile_stderr("rb").read()
+                    status = channel.exit_status if channel.status_event.wait(10) else -1
+                    said = err.replace(f"{mark}:".encode(), b"")
+                    return Output(status, out, said)
+                prompts = err.count(f"{mark}:".encode())
+                if prompts > 1:
+                    raise password.refuse(self.node.name)
+                if prompts and not sent:
+                    channel.sendall(password.bytes)
+                    sent = True
+            if sent:
+                password.taken()
+        return None
+
     @property
     def user(self) -> str | None:
         """Return who is logged in, None before."""
         return None if self._connection is None else self._connection.user
 
 
+def _readable(channel: Any, seconds: float) -> bool:
+    """Wait until the channel has something on either stream, or its end."""
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 class _Pipe(io.RawIOBase):
     """A channel's sending end as a file."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, deadline: float) -> None:
         self._channel = channel
+        self._deadline = deadline
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
         self._channel.sendall(data)
         return len(data)
 
 
-def _feed(channel: Any, script: bytes, send: Callable[[IO[bytes]], None] | None) -> None:
+def _feed(
+    channel: Any, script: bytes, send: Callable[[IO[bytes]], None] | None, deadline: float
+) -> None:
     try:
         channel.sendall(script)
         if send is not None:
-            with io.BufferedWriter(_Pipe(channel), 1 << 16) as pipe:
+            with io.BufferedWriter(_Pipe(channel, deadline), 1 << 16) as pipe:
                 send(pipe)
         channel.shutdown_write()
     except TimeoutError:

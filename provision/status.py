@@ -105,18 +105,18 @@ def ask(
         target = installed(cluster, build)
     paths = [] if target is None else target.paths
     found: dict[str, Status] = {}
-    with fleet(cluster.nodes, forks, debug=debug) as among:
+    with fleet(cluster.selected, forks, debug=debug) as among:
 
         def one(node: Node) -> Facts:
             session = among.session(node).__enter__()
             return session.facts(paths, running=True, idle=idle)
 
-        for node, answer in among.each(cluster.nodes, one):
+        for node, answer in among.each(cluster.selected, one):
             if isinstance(answer, KrgError):
                 found[node.name] = Status(node, error=answer.message, hint=answer.hint)
             else:
                 found[node.name] = read(cluster, node, answer, target)
-    return tuple(found[node.name] for node in cluster.nodes)
+    return tuple(found[node.name] for node in cluster.selected)
 
 
 def as_json(status: Status) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -33,14 +34,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _keygen(path: Path) -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+def _keygen(path: Path, kind: str = "ed25519") -> Path:
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", path], check=True)
     return path
 
 
 @contextmanager
-def running(place: Path, remote_home: Path, known_hosts: Path | None) -> Iterator[Host]:
-    """Run a server until the end; its host key goes into ``known_hosts`` unless None."""
+def running(
+    place: Path, remote_home: Path, known_hosts: Path | None, extra: str = ""
+) -> Iterator[Host]:
+    """Run a server until the end; its host key goes into ``known_hosts`` unless None.
+
+    ``extra`` is added to its configuration, PLACE in it being its directory.
+    """
     server = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if server is None or shutil.which("ssh-keygen") is None:
         pytest.skip("no sshd: apt-get install openssh-server openssh-client")
@@ -60,8 +66,10 @@ def running(place: Path, remote_home: Path, known_hosts: Path | None) -> Iterato
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {host_key}\n"
         f"AuthorizedKeysFile {authorized}\nPidFile {place}/pid\nUsePAM no\nStrictModes no\n"
         "PasswordAuthentication no\nPermitRootLogin yes\nPermitUserEnvironment yes\n"
-        f"SetEnv HOME={remote_home}\n"
+        f"SetEnv HOME={remote_home}\n" + extra.replace("PLACE", str(place))
     )
+    for name in re.findall(r"HostKey PLACE/(\w+)", extra):
+        _keygen(place / name, name)
     # sshd wants this directory; a machine that never ran one has none.
     Path("/run/sshd").mkdir(exist_ok=True)
     log = place / "log"

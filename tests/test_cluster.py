@@ -19,6 +19,7 @@ from provision.cluster import (
     read_toml,
 )
 from provision.errors import InputError
+from provision.toml_lines import Lines
 
 TUTORIAL = """\
 session = 1
@@ -231,3 +232,136 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             continue
         # What was accepted is what the kernel's reader counts: one line per node.
         assert all(line.count(":") == 2 for line in written.splitlines()[2:])
+
+
+# --- the keys for logging in and for the boot entry ------------------------------------------
+
+MORE = """\
+session = 1
+[defaults]
+jump = "admin@gate:2222, [fe80::1]"
+sudo = "ask"
+drop = "quiet vga=791"
+boot_loader = "grub2"
+watchdog = true
+[[node]]
+name = "a"
+id = 1
+[[node]]
+name = "b"
+id = 2
+jump = "none"
+sudo = "no password"
+drop = ["splash"]
+append = ["noapic", "console=ttyS0"]
+boot_loader = "none"
+watchdog = false
+"""
+
+
+def test_keys_for_logging_in_and_for_the_boot_entry() -> None:
+    one, two = toml(MORE).nodes
+    assert one.jump is not None and [str(hop) for hop in one.jump] == [
+        "admin@gate:2222",
+        "[fe80::1]",
+    ]
+    assert (one.sudo, one.drop, one.boot_loader, one.watchdog) == (
+        "ask",
+        ("quiet", "vga=791"),
+        "grub2",
+        True,
+    )
+    assert (two.jump, two.sudo, two.drop, two.append) == (
+        (),
+        "no password",
+        ("splash",),
+        ("noapic", "console=ttyS0"),
+    )
+    assert (two.boot_loader, two.watchdog, two.where) == ("none", False, "/c/cluster.toml:11")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"none"\nsudo', '"a b"\nsudo', "/c/cluster.toml:14: jump 'a b' is not HOST"),
+        ('"none"\nsudo', '"root@h:0"\nsudo', "jump 'root@h:0' is not HOST"),
+        ('"none"\nsudo', '"-oX@h"\nsudo', "jump '-oX@h' is not HOST"),
+        ('"none"\nsudo', '["a", 1]\nsudo', "jump must be text, or an array of texts"),
+        ('["splash"]', '["a b"]', "/c/cluster.toml:16: drop 'a b' has characters"),
+        ('["splash"]', '"root"', "drop names what krg-provision writes itself"),
+        ('["splash"]', "3", "drop must be text"),
+        ('"none"\nwatch', '"lilo"\nwatch', "boot_loader 'lilo' is none of auto, legacy, grub2"),
+        ("watchdog = false", 'watchdog = "no"', "watchdog must be true or false"),
+        ("watchdog = true", 'watchdog = "no"', "/c/cluster.toml:7: watchdog must be true or false"),
+        ("quiet", "qu;iet", "/c/cluster.toml:5: drop 'qu;iet vga=791' has characters"),
+        ("watchdog", "watchdgo", "/c/cluster.toml:7: unknown key 'watchdgo' in [defaults]"),
+    ],
+)
+def test_rules_of_those_keys(old: str, new: str, says: str) -> None:
+    message = wrong(MORE.replace(old, new, 1))
+    assert says in message and "\n" not in message
+
+
+@pytest.mark.parametrize("value", ['"hunter2"', "123456", '["hunter2"]'])
+def test_a_password_in_the_file_is_refused_and_not_repeated(value: str) -> None:
+    message = wrong(MORE.replace('"ask"', value))
+    assert "/c/cluster.toml:4: sudo must be" in message
+    assert value.strip('"[]') not in message
+
+
+def test_two_networks_behind_two_jump_hosts_may_have_the_same_addresses() -> None:
+    text = 'session = 1\n[[node]]\nname = "a"\nid = 1\naddress = "10.0.0.1"\njump = "g1"\n'
+    text += '[[node]]\nname = "b"\nid = 2\naddress = "10.0.0.1"\njump = "g2"\n'
+    assert len(toml(text).nodes) == 2
+    assert "already node a's" in wrong(text.replace("g2", "g1"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("ip=10.0.0.7::10.0.0.254:255.255.255.0::eth0", "that must be 8"),
+        ("nfsaddrs=10.0.0.9", "that must be 8"),
+        ("ip=dhcp", "that must be 8"),
+        ("ip=10.0.0.8", None),
+        ("ip=off", None),
+    ],
+)
+def test_an_address_in_append_that_becomes_the_id(argument: str, says: str | None) -> None:
+    cluster = toml(f'session = 1\n[[node]]\nname = "a"\nid = 8\nappend = "x {argument}"\n')
+    check_against_kernel(cluster, "CONFIG_KERRIGHED=y\n")
+    if says is None:
+        check_against_kernel(cluster, "CONFIG_KRG_AUTONODEID=y\n")
+        return
+    with pytest.raises(InputError) as caught:
+        check_against_kernel(cluster, "CONFIG_KRG_AUTONODEID=y\n")
+    assert says in caught.value.message and "/c/cluster.toml:2: node a: " in caught.value.message
+
+
+LINES = '''\
+# [[node]]
+session = 1
+"nbmin" = 1 # [defaults]
+defaults.append = """
+[[node]] \\
+name = "x" """
+defaults."user" = "root"
+[[ node ]]
+name = \'a"b\'
+id = 1 # id = 2
+address = """
+h"""
+'''
+
+
+def test_lines_of_unusual_toml() -> None:
+    lines = Lines(LINES, "node")
+    assert [lines.top(key) for key in ("session", "nbmin", "defaults", "x")] == [2, 3, 4, None]
+    assert [lines.table("defaults", key) for key in ("append", "user")] == [4, 7]
+    assert [lines.item(0, key) for key in ("", "name", "id", "address", "x")] == [8, 9, 10, 11, 8]
+    inline = Lines('node = [\n {name = "a"},\n {name = "b", key = "{"}]\nsession = 1', "node")
+    assert [inline.item(0), inline.item(1), inline.top("session")] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("text", ["id = 1\x00", "id = " + "1" * 5000, "a = " + "[" * 5000])
+def test_toml_beyond_all_bounds(text: str) -> None:
+    assert wrong(text).startswith("/c/cluster.toml:")

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
-from provision import __version__, cluster
+from provision import __version__, cluster, cluster_rules, cluster_toml
 from provision.cli import cli, man
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,8 +114,12 @@ def test_every_key_of_cluster_toml_is_on_its_page(manuals: dict[str, Path]) -> N
     body = text.split("Keys at the top\n", 1)[1].split("The kernel's own form", 1)[0]
     heads = re.findall(r"^     ([a-z[][\w, \]\[]*?)(?:  .*)?$", body, re.MULTILINE)
     keys = {key.strip("[]") for head in heads for key in re.split(r", ", head)}
-    assert keys == cluster._TOP | cluster._NODE | cluster._DEFAULTS
-    for limit in (cluster.MAX_SESSION, cluster.MAX_NODE_ID, cluster.MAX_PLAIN_NODE_ID):
+    assert keys == cluster_toml._TOP | cluster_toml._NODE | cluster_toml._DEFAULTS
+    for limit in (
+        cluster_rules.MAX_SESSION,
+        cluster_rules.MAX_NODE_ID,
+        cluster_rules.MAX_PLAIN_NODE_ID,
+    ):
         assert re.search(rf"\b{limit}\b", text), limit
 
 

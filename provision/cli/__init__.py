@@ -27,6 +27,7 @@ COMMANDS = {
     "package": ("provision.cli.package:package", "Make Debian packages of a build."),
     "repo": ("provision.cli.repo:repo", "Let nodes pull packages with apt from a repository."),
     "lab": ("provision.cli.lab:lab", "Run a virtual cluster on this machine."),
+    "init": ("provision.cli.init:init", "Write a cluster file from questions or a host list."),
     "deploy": ("provision.cli.deploy:deploy", "Install a build on nodes over SSH."),
     "rollback": ("provision.cli.rollback:rollback", "Take back what was done to nodes."),
     "status": ("provision.cli.status:status", "Show what each node runs."),

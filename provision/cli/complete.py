@@ -8,6 +8,7 @@ shell's own file names are offered once no name fits.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
+    from provision.cluster import Cluster
+
     Callback = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
@@ -79,6 +82,28 @@ def builds(_: click.Context, __: click.Parameter, incomplete: str) -> list[Compl
     return [CompletionItem(incomplete, type="dir")]
 
 
+def _cluster(ctx: click.Context) -> Cluster:
+    from provision.cluster import in_use, read_cluster
+
+    return read_cluster(in_use(ctx.params.get("cluster_file")))
+
+
+def _node_names(ctx: click.Context) -> list[str]:
+    return [node.name for node in _cluster(ctx).nodes]
+
+
+def nodes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer what --nodes takes: nodes of the cluster file in use, labs and files."""
+    from provision.errors import KrgError
+    from provision.lab import state
+
+    found = [f"lab:{name}" for name in state.names()]
+    with contextlib.suppress(KrgError, OSError):
+        found += _node_names(ctx)
+    fitting = [CompletionItem(name) for name in found if name.startswith(incomplete)]
+    return fitting or [CompletionItem(incomplete, type="file")]
+
+
 def files(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer file names, for values that are not of click's type Path."""
     return [CompletionItem(incomplete, type="file")]
@@ -89,3 +114,4 @@ policies = _names(_policies, "file")
 arches = _names(_arches)
 labs = _names(_labs)
 checked = _names(_checked)
+node_names = _names(_node_names)

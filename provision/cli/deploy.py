@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from provision.cli import complete
+from provision.cli.nodes import nodes_options
 from provision.node_rules import RULES
 
 if TYPE_CHECKING:
@@ -27,13 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--nodes",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A cluster.toml or a kerrighed_nodes file.",
-)
+@nodes_options
 @click.option(
     "--artifacts",
     type=click.Path(path_type=Path),
@@ -117,7 +112,7 @@ if TYPE_CHECKING:
 )
 def deploy(
     *,
-    nodes: Path,
+    cluster: Cluster,
     artifacts: Path | None,
     check: bool,
     bootloader: bool,
@@ -146,6 +141,7 @@ def deploy(
     Examples:
       krg-provision deploy --nodes cluster.toml --check
       krg-provision deploy --nodes cluster.toml
+      krg-provision deploy --nodes 'krg[01-64]' --exclude 'krg[02,05]'
       krg-provision deploy --nodes cluster.toml --reboot --wave 4 --max-down 1
       krg-provision deploy --nodes cluster.toml --reboot --retry-failed
       krg-provision deploy --nodes /etc/kerrighed_nodes --artifacts ./build --format json
@@ -154,12 +150,10 @@ def deploy(
     from provision import events
     from provision.boot import Limits
     from provision.carry_out import Way, carry_out
-    from provision.cluster import read_cluster
     from provision.console import say
     from provision.deploy import observe, target
     from provision.fleet import fleet
 
-    cluster = read_cluster(nodes)
     build = builds.load(artifacts) if artifacts else builds.find(cluster.release, cluster.arch)
     wanted = target(
         cluster,
@@ -172,11 +166,11 @@ def deploy(
     way = Way(
         _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
     )
-    only = _only(cluster, retry_failed)
+    only = _only(cluster, retry_failed, whole_cluster)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     with contextlib.ExitStack() as stack:
         place = None if check else stack.enter_context(events.locked(cluster))
-        among = stack.enter_context(fleet(cluster.nodes, forks, debug=debug))
+        among = stack.enter_context(fleet(cluster.selected, forks, debug=debug))
         say(f"asking {len(only)} nodes what they have")
         outcomes = observe(wanted, among, only)
         if form == "text":
@@ -211,20 +205,22 @@ def _pace(
     return Pace(canary or 0, wave, max_down)
 
 
-def _only(cluster: Cluster, retry_failed: bool) -> Sequence[Node]:
+def _only(cluster: Cluster, retry_failed: bool, whole_cluster: bool) -> Sequence[Node]:
     """Return the nodes to work on."""
     from provision import events
     from provision.errors import InputError
 
+    if whole_cluster and len(cluster.selected) != len(cluster.nodes):
+        raise InputError("--whole-cluster restarts all nodes: select all of them")
     if not retry_failed:
-        return cluster.nodes
+        return cluster.selected
     names = events.to_repeat(cluster)
     if not names:
         raise InputError(
             "--retry-failed: the last deployment from this machine left no node failed",
             hint="leave it out to look at all nodes",
         )
-    return [node for node in cluster.nodes if node.name in names]
+    return [node for node in cluster.selected if node.name in names]
 
 
 @contextmanager

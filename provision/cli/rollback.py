@@ -6,14 +6,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from provision.cli.nodes import nodes_options
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from provision.cluster import Cluster
     from provision.deploy import Outcome
 
 
@@ -27,13 +29,7 @@ def _date(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
 
 
 @click.command()
-@click.option(
-    "--nodes",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A cluster.toml or a kerrighed_nodes file.",
-)
+@nodes_options
 @click.option("--check", is_flag=True, help="Show what would change; change nothing.")
 @click.option(
     "--to",
@@ -65,7 +61,7 @@ def _date(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
 )
 def rollback(
     *,
-    nodes: Path,
+    cluster: Cluster,
     check: bool,
     since: str | None,
     only_list: bool,
@@ -87,19 +83,17 @@ def rollback(
       krg-provision rollback --nodes cluster.toml --list
       krg-provision rollback --nodes cluster.toml --to 20261125T140000Z
     """
-    from provision.cluster import read_cluster
     from provision.console import say
     from provision.deploy import apply_plans
     from provision.fleet import fleet
     from provision.rollback import Wish, observe
     from provision.ssh import check_access
 
-    cluster = read_cluster(nodes)
-    check_access(cluster.nodes)
+    check_access(cluster.selected)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
-    with fleet(cluster.nodes, forks, debug=debug) as among:
-        say(f"asking {len(cluster.nodes)} nodes what was done to them")
-        outcomes = observe(cluster.nodes, among, Wish(since, frozenset(force)))
+    with fleet(cluster.selected, forks, debug=debug) as among:
+        say(f"asking {len(cluster.selected)} nodes what was done to them")
+        outcomes = observe(cluster.selected, among, Wish(since, frozenset(force)))
         if only_list:
             _list(list(outcomes.values()), form)
             sys.exit(1 if any(o.facts is None for o in outcomes.values()) else 0)

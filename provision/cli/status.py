@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from provision.cli import complete
+from provision.cli.nodes import nodes_options
 
 if TYPE_CHECKING:
     from provision.artifacts import Artifacts
@@ -18,13 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--nodes",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A cluster.toml or a kerrighed_nodes file.",
-)
+@nodes_options
 @click.option(
     "--artifacts",
     type=click.Path(path_type=Path),
@@ -51,7 +46,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="For people or for programs.",
 )
-def status(*, nodes: Path, artifacts: Path | None, forks: int, timeout: float, form: str) -> None:
+def status(
+    *, cluster: Cluster, artifacts: Path | None, forks: int, timeout: float, form: str
+) -> None:
     """Show each node's kernel, ids, cluster and how its files compare with the build.
 
     Exit code 1: a node cannot be reached, or runs with another id or session than the
@@ -60,16 +57,15 @@ def status(*, nodes: Path, artifacts: Path | None, forks: int, timeout: float, f
     \b
     Examples:
       krg-provision status --nodes cluster.toml
+      krg-provision status --nodes 'krg[1-3]' --cluster ~/clusters/room1.toml
       krg-provision status --nodes cluster.toml --format json
     """
-    from provision.cluster import read_cluster
     from provision.plan import fold, plain
     from provision.ssh import check_access
     from provision.status import as_json, ask, rows
 
-    cluster = read_cluster(nodes)
     build = _build(cluster, artifacts)
-    check_access(cluster.nodes)
+    check_access(cluster.selected)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     found = ask(cluster, build, forks, timeout, debug=debug)
     if form == "json":

@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The SSH door against a real sshd on loopback: host keys, ssh_config, servers that misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import pytest
+import sshd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provision import ssh
+from provision.cluster import Login, Node
+from provision.errors import FailedError, InputError
+from provision.fleet import fleet
+from provision.ssh import Shell
+from provision.ssh_keys import KnownKeys, Line, read_known_hosts
+
+
+@pytest.fixture
+def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Host]:
+    """Run a server whose Ed25519 key is known, and that has an RSA key too."""
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    known = home / ".ssh/known_hosts"
+    with sshd.running(tmp_path / "sshd", tmp_path / "there", known, "HostKey PLACE/rsa\n") as made:
+        yield made
+
+
+def node(server: sshd.Host) -> Node:
+    return Node("krg1", 1, "127.0.0.1", user="root", port=server.port, key=server.key)
+
+
+def known(home: Path) -> Path:
+    return home / ".ssh/known_hosts"
+
+
+def blob(server: sshd.Host, kind: str) -> str:
+    file = server.host_key.with_name({"ed25519": "host", "rsa": "rsa"}[kind] + ".pub")
+    return " ".join(file.read_text().split()[:2])
+
+
+def says_hello(of: Node) -> None:
+    with Shell(of) as shell:
+        assert shell.run("echo hello", label="test").out == b"hello\n"
+
+
+def refused(of: Node) -> FailedError:
+    with pytest.raises(FailedError) as caught:
+        says_hello(of)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+# --- host keys ----------------------------------------------------------------------------
+
+
+def test_known_hosts_of_all_kinds(server: sshd.Host, home: Path) -> None:
+    says_hello(node(server))
+    name, key = f"[127.0.0.1]:{server.port}", blob(server, "ed25519")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", known(home)], check=True, capture_output=True)
+    assert known(home).read_text().startswith("|1|")
+    says_hello(node(server))
+    other = server.key.with_suffix(".pub").read_text()
+    for text in (
+        # Several keys of one kind, as during a change of keys; another kind first.
+        f"{name} {other}{name} {key}\n",
+        f"{name} ssh-dss AAAAB3NzaC1kc3M=\n{name} {key}\n",
+        # The only one that is known is not the one that the server would give first.
+        f"{name} {blob(server, 'rsa')}\n",
+        f"[127.0.0.*]:{server.port} {key}\n",
+        f"somewhere,[127.0.0.?]:* {key}\n# comment\n\nodd line\n",
+    ):
+        known(home).write_text(text)
+        says_hello(node(server))
+
+
+def test_a_revoked_key_is_refused_though_it_is_known(server: sshd.Host, home: Path) -> None:
+    with known(home).open("a") as file:
+        file.write(f"@revoked * {blob(server, 'ed25519')}\n")
+    error = refused(node(server))
+    assert "the host key of [127.0.0.1]:" in error.message
+    assert " is revoked: SHA256:" in error.message
+
+
+def test_what_a_certificate_authority_signed_is_unknown(server: sshd.Host, home: Path) -> None:
+    known(home).write_text(f"@cert-authority * {blob(server, 'ed25519')}\n")
+    error = refused(node(server))
+    assert "unknown host key SHA256:" in error.message
+    assert "@cert-authority" in (error.hint or "")
+
+
+@pytest.mark.parametrize("names", ["!127.0.0.1,*", "![127.0.0.1]:PORT,*", "localhost", "127.0.0.1"])
+def test_a_line_about_others(server: sshd.Host, home: Path, names: str) -> None:
+    text = f"{names.replace('PORT', str(server.port))} {blob(server, 'ed25519')}\n"
+    known(home).write_text(text)
+    if names == "!127.0.0.1,*":  # that is the name with port 22
+        says_hello(node(server))
+    else:
+        assert "unknown host key" in refused(node(server)).message
+
+
+def test_changed_keys(server: sshd.Host, home: Path, tmp_path: Path) -> None:
+    name = f"[127.0.0.1]:{server.port}"
+    known(home).unlink()
+    mine = tmp_path / "known hosts"
+    mine.write_text(f"{name} {server.key.with_suffix('.pub').read_text()}")
+    error = refused(replace(node(server), known_hosts=mine))
+    assert f"the host key of {name} has changed: it is SHA256:" in error.message
+    assert error.hint is not None
+    # What it says to run, run.
+    subprocess.run(error.hint.split(": ", 1)[1], shell=True, check=True, capture_output=True)
+    error = refused(replace(node(server), known_hosts=mine))
+    assert error.message.startswith("unknown host key") and error.hint is not None
+    subprocess.run(error.hint.split("same: ")[1], shell=True, check=True, capture_output=True)
+    says_hello(replace(node(server), known_hosts=mine))
+    mine.write_text(f"{name} ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY=\n")
+    assert (
+        "it has none of the known kinds" in refused(replace(node(server), known_hosts=mine)).message
+    )
+
+
+def test_the_same_lines_match_as_for_ssh_keygen(tmp_path: Path) -> None:
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("no ssh-keygen: apt-get install openssh-client")
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO5t1kXQ6mGZ0k3CMJ1m5tTu5H5NdX0rXr7sWbJ4nJ0Z"
+    file = tmp_path / "known"
+    names = ["krg1", "krg12", "krg1.example.org", "[krg1]:2222", "10.0.0.1", "KRG1"]
+    for hosts in ("krg1", "krg*", "krg?,!krg12", "*", "!krg1,*", "[krg1]:*", "krg1.*,10.0.0.?"):
+        file.write_text(f"{hosts} {key}\n")
+        (line,) = read_known_hosts(file)
+        for name in names:
+            found = subprocess.run(["ssh-keygen", "-F", name, "-f", file], capture_output=True)
+            assert line.is_about(name.lower()) == bool(found.stdout), (hosts, name)
+
+
+@given(st.binary(max_size=200))
+@settings(deadline=None)
+def test_any_known_hosts_file_is_read_or_refused(data: bytes) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "known"
+        for content in (data, b"krg1 ssh-ed25519 " + data, b"@revoked |1|" + data):
+            file.write_bytes(content)
+            try:
+                KnownKeys("krg1", [file], "x")
+            except InputError as error:
+                assert "known:" in error.message
+
+
+def test_damaged_hashes_match_nothing() -> None:
+    for hosts in ("|1|", "|1|a|b", "|1|AAAA|AAAA"):
+        assert not Line("", hosts, "ssh-rsa", b"").is_about("krg1")
+
+
+# --- ssh_config, keys, the agent ----------------------------------------------------------
+
+
+def configure(home: Path, text: str) -> None:
+    (home / ".ssh/config").write_text(text)
+
+
+def test_ssh_config_is_honoured(server: sshd.Host, home: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other known"
+    known(home).rename(tmp_path / "other")
+    proxy = f"{sys.executable} {tmp_path}/proxy %h %p"
+    (tmp_path / "proxy").write_text(
+        "import socket, sys, threading, os\n"
+        f"open({str(tmp_path / 'used')!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))\n"
+        "s = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
+        "def up():\n"
+        "    while data := os.read(0, 65536):\n"
+        "        s.sendall(data)\n"
+        "    os._exit(0)\n"
+        "threading.Thread(target=up, daemon=True).start()\n"
+        "while data := s.recv(65536):\n"
+        "    os.write(1, data)\n"
+    )
+    configure(
+        home,
+        f"Host krg1\n  HostName 127.0.0.1\n  Port {server.port}\n  User root\n"
+        f"  IdentityFile {tmp_path}/absent\n  IdentityFile {server.key}\n"
+        f"  UserKnownHostsFile {tmp_path}/other\n  ProxyCommand {proxy}\n",
+    )
+    of = Node("krg1", 1, "krg1")
+    says_hello(of)
+    assert (tmp_path / "used").read_text() == f"127.0.0.1 {server.port}\n"
+    # An empty jump goes directly.
+    says_hello(replace(of, jump=()))
+    assert len((tmp_path / "used").read_text().splitlines()) == 1
+    alias = f"krg1-key {blob(server, 'ed25519')}\n"
+    other.write_text(alias)
+    configure(
+        home,
+        f"Host krg1\n  HostName 127.0.0.1\n  Port {server.port}\n  HostKeyAlias krg1-key\n"
+        f"  IdentityFile {server.key}\n  ProxyJump none\n",
+    )
+    says_hello(replace(of, known_hosts=other))
+
+
+@pytest.mark.parametrize("jump", ["a b", "root@h:99999", "-oX"])
+def test_ssh_config_that_cannot_be_used(server: sshd.Host, home: Path, jump: str) -> None:
+    configure(home, f"Host *\n  ProxyJump {jump}\n")
+    with pytest.raises(InputError, match="ssh_config: ProxyJump"):
+        says_hello(node(server))
+
+
+def test_jump_hosts_of_the_cluster_file_and_of_ssh_config(
+    server: sshd.Host, home: Path, tmp_path: Path
+) -> None:
+    gate = Login("127.0.0.1", "root", server.port)
+    of = node(server)
+    says_hello(replace(of, jump=(gate,)))
+    says_hello(replace(of, jump=(gate, gate, gate)))
+    closed = sshd.free_port()
+    error = refused(replace(of, port=closed, jump=(gate,)))
+    assert f"127.0.0.1 port {closed} cannot be reached from 127.0.0.1" in error.message
+    error = refused(replace(of, jump=(Login("127.0.0.1", "root", closed),)))
+    assert f"127.0.0.1 port {closed} cannot be reached" in error.message
+    error = refused(replace(of, jump=(Login("127.0.0.1", "nobody", server.port),)))
+    assert f"127.0.0.1 port {server.port} does not let nobody in" in error.message
+    configure(
+        home,
+        f"Host 127.0.0.1\n  IdentityFile {server.key}\n"
+        f"Host localhost\n  ProxyJump root@127.0.0.1:{server.port},127.0.0.1:{server.port}\n"
+        "Host *\n  User root\n",
+    )
+    with known(home).open("a") as file:
+        file.write(f"[localhost]:{server.port} {blob(server, 'ed25519')}\n")
+    says_hello(replace(of, address="localhost"))
+
+
+def test_keys_of_the_agent(
+    server: sshd.Host, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "there is no key to log in to" in refused(replace(node(server), key=None)).message
+    agent = tmp_path / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", agent], stdout=subprocess.DEVNULL) as running:
+        try:
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
+            while subprocess.run(["ssh-add", "-q", server.key], capture_output=True).returncode:
+                assert running.poll() is None
+            says_hello(replace(node(server), key=None))
+        finally:
+            running.terminate()
+
+
+# --- servers that misbehave ---------------------------------------------------------------
+
+
+@contextmanager
+def listening(serve: Callable[[socket.socket, int], None]) -> Iterator[int]:
+    """Accept connections on a port; each is given to ``serve`` with its number."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def accept() -> None:
+            for number in range(100):
+                try:
+                    line = door.accept()[0]
+                except OSError:
+                    return
+                threading.Thread(target=serve, args=(line, number), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield door.getsockname()[1]
+        finally:
+            door.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_host_that_accepts_and_says_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "_LIMITS", {"banner_timeout": 0.5, "auth_timeout": 5.0})
+    monkeypatch.setattr(ssh, "CONNECT_SECONDS", 0.6)
+    kept = []
+    with listening(lambda line, _: kept.append(line)) as port:
+        error = refused(Node("krg1", 1, "127.0.0.1", port=port))
+        assert f"127.0.0.1 port {port} accepts the connection and says nothing" in error.message
+    assert len(kept) == 1
+
+
+def _through(line: socket.socket, port: int) -> None:
+    with line, socket.create_connection(("127.0.0.1", port)) as there:
+
+        def copy(one: socket.socket, two: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := one.recv(1 << 16):
+                    two.sendall(data)
+                two.shutdown(socket.SHUT_WR)
+
+        back = threading.Thread(target=copy, args=(there, line), daemon=True)
+        back.start()
+        copy(line, there)
+        back.join()
+
+
+@pytest.mark.parametrize("drops", [1, 2])
+def test_a_dropped_connection_is_tried_once_more(server: sshd.Host, home: Path, drops: int) -> None:
+    numbers = []
+
+    def serve(line: socket.socket, number: int) -> None:
+        numbers.append(number)
+        if number < drops:
+            line.sendall(b"Exceeded MaxStartups\r\n")
+            line.close()
+        else:
+            _through(line, server.port)
+
+    with listening(serve) as port:
+        with known(home).open("a") as file:
+            file.write(f"[127.0.0.1]:{port} {blob(server, 'ed25519')}\n")
+        of = replace(node(server), port=port)
+        if drops == 1:
+            says_hello(of)
+        else:
+            error = refused(of)
+            assert f"127.0.0.1 port {port} closes new connections at once, twice" in error.message
+            assert "MaxStartups" in (error.hint or "")
+    assert len(numbers) == 2
+
+
+def test_a_server_with_no_place_left(home: Path, tmp_path: Path) -> None:
+    """MaxStartups is full of connections that do not log in; one ends before the second try."""
+    file = home / ".ssh/known_hosts"
+    with sshd.running(tmp_path / "sshd", tmp_path / "there", file, "MaxStartups 1:100:1\n") as host:
+        while (blocker := socket.create_connection(("127.0.0.1", host.port))).recv(4) != b"SSH-":
+            blocker.close()
+        with blocker:
+            assert "closes new connections at once, twice" in refused(node(host)).message
+        says_hello(node(host))
+
+
+def stop(shell: Shell) -> int:
+    """Stop the server's process for this session and return its number."""
+    said = shell.run("echo $PPID", label="test").out
+    # The session's sshd, above the login shell.
+    pid = int(said)
+    parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return pid if b"sshd" in command else parent
+
+
+def test_a_host_that_stops_answering_midway(
+    server: sshd.Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "DEAD_SECONDS", 2.0)
+    with Shell(node(server)) as shell:
+        pid = stop(shell)
+
+        def halt(pipe: IO[bytes]) -> None:
+            os.kill(pid, signal.SIGSTOP)
+
+        try:
+            done = shell.run("echo begun; cat; echo end", label="test", send=halt, idle=1.0)
+            assert done.timed_out and b"end" not in done.out
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    # And with more to send than any buffer holds: the wait for acknowledgement is limited too.
+    with Shell(node(server)) as shell:
+        pid = stop(shell)
+
+        def halt_and_send(pipe: IO[bytes]) -> None:
+            os.kill(pid, signal.SIGSTOP)
+            for _ in range(64):
+                pipe.write(bytes(1 << 20))
+
+        try:
+            done = shell.run("cat >/dev/null", label="test", send=halt_and_send, idle=1.0)
+            assert done.timed_out
+        except FailedError as error:
+            assert "the connection was lost" in error.message
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_what_is_finished_is_kept_when_interrupted(server: sshd.Host) -> None:
+    nodes = [replace(node(server), name=f"krg{number}") for number in range(1, 5)]
+    waiting = threading.Event()
+    found = []
+
+    def work(of: Node) -> str:
+        if of.name == "krg4":
+            assert waiting.wait(30)
+            os.kill(os.getpid(), signal.SIGINT)
+            return "late"
+        if of.name == "krg3":
+            waiting.set()
+        return of.name
+
+    with pytest.raises(KeyboardInterrupt), fleet(nodes, 4) as among:
+        for of, _ in among.each(nodes, work):
+            found.append(of.name)
+    assert {"krg1", "krg2", "krg3"} <= set(found)
