@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +85,7 @@ def up(
     Examples:
       krg-provision lab up --nodes 3
       krg-provision lab up --nodes 2 --bootloader legacy
+      krg-provision deploy --reboot --nodes lab:krg
       krg-provision lab up --name other --session 2 --artifacts ~/build --accel tcg
     """
     from provision import artifacts as builds
@@ -104,7 +104,7 @@ def up(
     )
     say(f"lab {name} is up: {nodes} nodes, session {session}; consoles in {made.directory}")
     if made.has_disks:
-        say(f"next: krg-provision deploy --reboot --nodes {shlex.quote(str(made.cluster_file))}")
+        say(f"next: krg-provision deploy --reboot --nodes lab:{name}")
 
 
 @lab.command()
