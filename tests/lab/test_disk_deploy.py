@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from lab.test_cluster import LIMIT, User, build_for, wait_until
 from lab.test_disk import krg
 from lab.test_disk import pytestmark as needs
 from provision.artifacts import Artifacts
+from provision.lab import agent
 
 pytestmark = [*needs, pytest.mark.sources, pytest.mark.slow]
 LOADERS = ["legacy", "grub2"]
@@ -105,3 +108,37 @@ def test_a_hang_waits_for_the_power_switch(user: User, loader: str) -> None:
     assert status == 1, said
     user("fault", "1", "powercut")
     wait_until(lambda: lab.ssh(1, "uname -r").strip() == stock, stock, seconds=LIMIT)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "ls -d /etc/.krg-provision-*",  # what is sent is being written
+        "ls -d /lib/modules/*-krg-*",  # files are being put in place
+        "grep KRG-PROVISION /boot/grub/menu.lst",  # all are
+    ],
+)
+def test_power_cut_in_a_deploy(user: User, moment: str) -> None:
+    lab = Lab(user, build_for("x86_64"), "legacy", 1)
+    stock = lab.stock()
+    place = user.node("krg", 1)
+    argv = ["deploy", "--nodes", str(lab.file), "--artifacts", str(lab.build.directory)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "provision", *argv],
+        env=user.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as client:
+        wait_until(lambda: agent.run(place, f"{moment} 2>/dev/null", 20).ok, moment, seconds=LIMIT)
+        user("fault", "1", "powercut")
+        wait_until(lambda: lab.ssh(1, "uname -r").strip() == stock, stock, seconds=LIMIT)
+        client.kill()
+        assert client.stdout is not None
+        assert "Traceback" not in client.stdout.read()
+    # Whatever it came to, the node boots what it booted, and the next deploy finishes.
+    status, said = lab.deploy("--reboot")
+    assert status == 0, said
+    assert lab.kernels() == [lab.build.kernel_release]
+    assert not lab.ssh(1, "ls -d /etc/.krg-provision-* /boot/.krg-provision-*").strip()
