@@ -37,7 +37,9 @@ READS = (
 # What dpkg knows of all packages.
 _DPKG_STATUS = "/var/lib/dpkg/status"
 _STAGE = ".krg-provision-"
-_STAGE_AREAS = ("/boot", "/boot/grub", "/boot/grub2", *AREAS, JOURNALS)
+_STAGE_AREAS = (
+    "/boot", "/boot/grub", "/boot/grub2", *(name for name in AREAS if name != "/etc"), JOURNALS,
+)  # fmt: skip
 
 
 class ChangedError(FailedError):
@@ -57,6 +59,7 @@ def apply_script(plan: Plan, kernel_release: str, date: str, token: str) -> str:
         stage=stage,
         # The one in /etc last: as long as it is there, the others will be looked for.
         stages=" ".join(f"{name}/{stage}" for name in (*others, "/etc")),
+        elsewhere=" ".join(f"{name}/{stage}" for name in others),
         tops=" ".join(tops),
         areas=_STAGE_AREAS,
         journals=JOURNALS,
