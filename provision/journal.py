@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grub import legacy
-from provision import boot_entry
+from provision import boot_entry, node_packages
 from provision.boot_entry import MENU
 from provision.cluster import Node
 from provision.errors import FailedError
@@ -290,6 +290,11 @@ def rollback(
         planned, wrong = _restored(others, facts, force)
         planned = [*entry, *planned]
     problems += wrong
+    packages = node_packages.undo(
+        [line for journal in runs for line in journal.about.get("package", ())], facts
+    )
+    problems += packages.problems
+    planned = list(node_packages.with_theirs(planned)) if packages.first else planned
     problems += _running(planned, facts)
     problems += _unbootable(planned, facts)
     problems += obstacles(planned, facts)
@@ -307,6 +312,7 @@ def rollback(
         about=(("command", "rollback"), *(("undoes", name) for name in names)),
         emptied=tuple(sorted(emptied, key=lambda path: (-path.count("/"), path))),
         closes=names,
+        first=packages.first,
         prunes=expendable(journals),
     )
 

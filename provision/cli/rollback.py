@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -80,9 +81,10 @@ def rollback(
     \b
     Examples:
       krg-provision rollback --nodes cluster.toml --check
-      krg-provision rollback --nodes cluster.toml --list
+      krg-provision rollback --nodes 'krg[1-3]' --list
       krg-provision rollback --nodes cluster.toml --to 20261125T140000Z
     """
+    from provision import events
     from provision.console import say
     from provision.deploy import apply_plans
     from provision.fleet import fleet
@@ -91,7 +93,10 @@ def rollback(
 
     check_access(cluster.selected)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
-    with fleet(cluster.selected, forks, debug=debug) as among:
+    with contextlib.ExitStack() as stack:
+        if not (check or only_list):
+            stack.enter_context(events.locked(cluster))
+        among = stack.enter_context(fleet(cluster.selected, forks, debug=debug))
         say(f"asking {len(cluster.selected)} nodes what was done to them")
         outcomes = observe(cluster.selected, among, Wish(since, frozenset(force)))
         if only_list:
