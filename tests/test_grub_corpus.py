@@ -136,6 +136,8 @@ def test_refused(name: str) -> None:
     ("name", "line"),
     [
         ("debian-etch.menu.lst", "/boot/vmlinuz-R root=/dev/hda1 OURS ro"),
+        ("debian-separate-boot.menu.lst", "/vmlinuz-R root=/dev/hda1 OURS ro"),
+        ("debian12-separate-boot.grub.cfg", "/vmlinuz-R root=/dev/hda1 OURS ro quiet"),
         ("debian-lvm-root.menu.lst", "/boot/vmlinuz-R root=/dev/hda1 OURS ro"),
         ("redhat-el4.menu.lst", "/boot/vmlinuz-R ro root=/dev/hda1 OURS rhgb quiet"),
         ("mandriva-2008.menu.lst", "(hd0,0)/boot/vmlinuz-R BOOT_IMAGE=linux root=/dev/hda1 OURS"
