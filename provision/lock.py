@@ -21,6 +21,7 @@ from provision.cluster import Node
 from provision.data import render
 from provision.errors import FailedError, KrgError
 from provision.fleet import ClosedError, Fleet
+from provision.node import Session
 
 _HOLDER = re.compile(r"([A-Za-z0-9_.@-]{1,120}):([0-9]{1,10}):([0-9]{1,12})")
 
@@ -61,12 +62,11 @@ def is_left(holder: str, me: str) -> bool:
     return False
 
 
-def _ask(among: Fleet, node: Node, *, me: str, give: bool = False, instead: str = "") -> str:
+def _ask(session: Session, *, me: str, give: bool = False, instead: str = "") -> str:
     script = render(
         "lock.sh.j2", me=shlex.quote(me), give=give, instead=shlex.quote(instead) if instead else ""
     )
-    with among.again(node) as session:
-        output = session.run(script, label="krg-provision-lock", idle=30.0)
+    output = session.run(script, label="krg-provision-lock", idle=30.0)
     return output.out.decode("utf-8", "replace").strip()
 
 
@@ -84,10 +84,12 @@ def held(
     me = mine()
 
     def take(node: Node) -> str:
-        said = _ask(among, node, me=me)
+        # The session that the node was asked for its facts with.
+        session = among.session(node)
+        said = _ask(session, me=me)
         holder = said.removeprefix("held ")
         if said != holder and (break_lock or is_left(holder, me)):
-            said = _ask(among, node, me=me, instead=holder)
+            said = _ask(session, me=me, instead=holder)
         return said
 
     taken: list[Node] = []
@@ -114,7 +116,12 @@ def held(
 
 
 def _give_back(nodes: Sequence[Node], among: Fleet, me: str) -> None:
+    def give(node: Node) -> str:
+        # The former session may be from before a restart.
+        with among.again(node) as session:
+            return _ask(session, me=me, give=True)
+
     # After Ctrl-C the fleet is still open: it is closed by the one who opened it.
     with suppress(ClosedError, RuntimeError):
-        for _ in among.each(nodes, lambda node: _ask(among, node, me=me, give=True)):
+        for _ in among.each(nodes, give):
             pass
