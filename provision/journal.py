@@ -306,7 +306,7 @@ def rollback(
     return Plan(
         node.name,
         tuple(planned),
-        _undoing(runs, planned),
+        _undoing(runs, found),
         notes=tuple(_notes(runs, entry is not None, facts)),
         made_from=made_from(facts),
         about=(("command", "rollback"), *(("undoes", name) for name in names)),
@@ -346,12 +346,15 @@ def _restored(
     return [*first, *reversed([c for c in planned if not _is_loader(c.place)])], problems
 
 
-def _undoing(runs: Sequence[Journal], planned: Sequence[Change]) -> tuple[str, ...]:
-    """Return the commands that undo those that the runs gave."""
-    gone = {change.place for change in planned if change.wanted.absent}
-    ran = [command for journal in runs for command in journal.about.get("ran", ())]
-    if "/etc/init.d/kerrighed" not in gone:
+def _undoing(runs: Sequence[Journal], found: Mapping[str, _Former]) -> tuple[str, ...]:
+    """Return the commands that undo those that the runs gave.
+
+    Whether the script is still there or an interrupted rollback has removed it already.
+    """
+    script = found.get("/etc/init.d/kerrighed")
+    if script is None or script.line.before != ABSENT:
         return ()
+    ran = [command for journal in runs for command in journal.about.get("ran", ())]
     return tuple(dict.fromkeys(_UNDONE_BY[command] for command in ran if command in _UNDONE_BY))
 
 

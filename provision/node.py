@@ -34,8 +34,12 @@ READS = (
     "/boot/grub2/grubenv",
     "/etc/default/grub",
 )
+# What dpkg knows of all packages.
+_DPKG_STATUS = "/var/lib/dpkg/status"
 _STAGE = ".krg-provision-"
-_STAGE_AREAS = ("/boot", "/boot/grub", "/boot/grub2", *AREAS, JOURNALS)
+_STAGE_AREAS = (
+    "/boot", "/boot/grub", "/boot/grub2", *(name for name in AREAS if name != "/etc"), JOURNALS,
+)  # fmt: skip
 
 
 class ChangedError(FailedError):
@@ -55,6 +59,7 @@ def apply_script(plan: Plan, kernel_release: str, date: str, token: str) -> str:
         stage=stage,
         # The one in /etc last: as long as it is there, the others will be looked for.
         stages=" ".join(f"{name}/{stage}" for name in (*others, "/etc")),
+        elsewhere=" ".join(f"{name}/{stage}" for name in others),
         tops=" ".join(tops),
         areas=_STAGE_AREAS,
         journals=JOURNALS,
@@ -100,15 +105,17 @@ class Session(Shell):
         :raises FailedError: the answer is unusable; says why where the node said so.
         """
         mark = "krg-" + secrets.token_hex(16)
+        dpkg = packages or journals
+        also = [path for path in READS if path not in TEXTS]
         script = render(
             "facts.sh.j2",
             places=" ".join(("/boot", *AREAS, "/var", "/")),
             has=" ".join(boot_facts.HAS),
             texts=" ".join(TEXTS),
-            also=" ".join(path for path in READS if path not in TEXTS),
+            also=" ".join((*also, *((_DPKG_STATUS,) if dpkg else ()))),
             journals=JOURNALS,
             whole=journals,
-            dpkg=packages or journals,
+            dpkg=dpkg,
             token=mark,
             running=running,
         )

@@ -23,6 +23,7 @@ VALUES = {
     "closes": ["20260101T000000Z-0"],
     "date": "20260101T000000Z",
     "dpkg": True,
+    "elsewhere": "/boot/.krg-provision-0",
     "first": ["dpkg -i /x.deb </dev/null"],
     "has": "/boot/grub/menu.lst /sbin/init",
     "journals": "/var/lib/krg-provision/journal",
