@@ -63,8 +63,6 @@ def test_legacy(tmp_path: Path, packages: Path) -> None:
     machine = grub_boot.legacy(tmp_path, package, files(node))
     assert which(machine.boots(3)) == ["ours", "good", "good"]
     assert machine.read("/boot/grub/default")[:2] == b"0\0"
-    do(node, machine, boot_entry.commit)
-    assert which(machine.boots(2)) == ["ours", "ours"]
 
 
 @pytest.mark.slow
@@ -78,7 +76,7 @@ def test_legacy_with_carriage_returns(tmp_path: Path, packages: Path) -> None:
     machine = grub_boot.legacy(tmp_path, package, files(node))
     assert which(machine.boots(2)) == ["ours", "good"]
     do(node, machine, boot_entry.commit)
-    assert which(machine.boots(1)) == ["ours"]
+    assert which(machine.boots(2)) == ["ours", "ours"]
     do(node, machine, lambda facts, _: boot_entry.remove(facts))
     assert node.texts["/boot/grub/menu.lst"] == text.encode()
 
@@ -147,11 +145,9 @@ def grub2(tmp_path: Path, packages: Path) -> tuple[Place, Machine]:
 
 
 def test_grub2(grub2: tuple[Place, Machine]) -> None:
-    node, machine = grub2
-    assert which(machine.boots(2)) == ["ours", "good"]
+    _, machine = grub2
+    assert which(machine.boots(3)) == ["ours", "good", "good"]
     assert b"krg_trial=\n" in machine.read("/boot/grub/grubenv")
-    do(node, machine, boot_entry.commit)
-    assert which(machine.boots(2)) == ["ours", "ours"]
 
 
 @pytest.mark.slow
