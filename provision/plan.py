@@ -320,8 +320,15 @@ def plain(text: str) -> str:
     return "".join(c if c == "\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
+# GRUB fills its environment block with hundreds of one sign: nobody wants to see them all.
+_FILLING = re.compile(r"(.)\1{63,}")
+
+
 def _lines(content: bytes) -> list[str]:
-    lines = [plain(line) for line in content.decode("utf-8", "replace").split("\n")]
+    text = _FILLING.sub(
+        lambda found: f"{found[1] * 4}[{len(found[0])} times]", content.decode("utf-8", "replace")
+    )
+    lines = [plain(line) for line in text.split("\n")]
     last = lines.pop()
     return [*lines, f"{last} (no line end)"] if last else lines
 
