@@ -7,6 +7,7 @@ Source: NT_GNU_ABI_TAG in the Linux Standard Base, "Note section": an operating 
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from io import BytesIO
@@ -25,6 +26,8 @@ def elf_bits(head: bytes) -> int | None:
     return {1: 32, 2: 64}.get(head[4]) if len(head) > 4 else None
 
 
+# The nodes of a cluster mostly have the same library.
+@functools.lru_cache(maxsize=64)
 def least_kernel(head: bytes) -> tuple[int, int, int] | None:
     """Return the version of the oldest kernel that an ELF file says it runs on, or None.
 

@@ -122,6 +122,12 @@ def udev(versions: Mapping[str, str]) -> str | None:
     return _version(said) or None
 
 
+def dpkg_architecture(versions: Mapping[str, str]) -> str | None:
+    """Return the architecture of dpkg, which it says behind its version; None without dpkg."""
+    match = re.search(r"\(([a-z0-9-]{2,30})\)", versions.get("dpkg", ""))
+    return match[1] if match else None
+
+
 def _version(said: str) -> str:
     match = re.search(r"(?<![\w.])\d{1,6}(\.\d{1,6}){0,4}", said)
     return match[0] if match else ""

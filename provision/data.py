@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _HERE = Path(__file__).resolve().parent
 
@@ -17,11 +22,12 @@ def data_dir(name: str) -> Path:
     return inside if inside.is_dir() else _HERE.parent / name
 
 
-def render(template: str, **values: object) -> str:
-    """Return the text of templates/``template`` with ``values``; an undefined name is an error."""
+@functools.cache
+def _environment() -> Environment:
+    """Return what renders templates; one for all threads, so that each is compiled once."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(str(data_dir("templates"))),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
@@ -29,4 +35,8 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701 - configuration files and shell, never HTML
     )
-    return environment.get_template(template).render(**values)
+
+
+def render(template: str, **values: object) -> str:
+    """Return the text of templates/``template`` with ``values``; an undefined name is an error."""
+    return _environment().get_template(template).render(**values)

@@ -159,6 +159,15 @@ class DebianArchive:
         with self._locked():
             return self._record(package)["Version"]
 
+    def depends(self, package: str) -> list[str]:
+        """Return the names of the packages that ``package`` depends on, the first of each choice.
+
+        :raises MissingError: no such package, or the archive cannot be reached.
+        """
+        with self._locked():
+            field = self._record(package).get("Depends", "")
+        return [word.split()[0] for word in field.split(",") if word.split()]
+
     def unpack(self, package: str, target: Path) -> str:
         """Unpack the newest ``package`` into the directory ``target``; return its version.
 

@@ -168,6 +168,12 @@ def target(
     check_access(cluster.selected)
     if reboot and not bootloader:
         raise InputError("--reboot needs our boot entry: leave --no-bootloader out")
+    if whole_cluster and cluster.selected != cluster.nodes:
+        raise InputError(
+            f"--whole-cluster restarts all {len(cluster.nodes)} nodes, and {len(cluster.selected)} "
+            "are chosen",
+            hint="name the cluster file with --nodes, without --exclude",
+        )
     debs = () if packages is None else node_packages.load(packages, build)
     return replace(made, reboot=reboot, whole_cluster=whole_cluster, packages=debs)
 

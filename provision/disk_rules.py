@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kconfig import built, crosscheck
@@ -20,7 +21,8 @@ _IDE = 0x0101
 _NATIVE = 0x05
 
 
-@dataclass(frozen=True)
+# eq=False: one build's drivers are one object, by which what they take is remembered.
+@dataclass(frozen=True, eq=False)
 class Drivers:
     """The PCI devices that a build's drivers take: those built in, and those that are modules."""
 
@@ -78,8 +80,11 @@ def _features(release: str, config: str, block: Superblock, journal: str) -> Ite
         return
     trouble = {name: unknown_features(block, name) for name in drivers if name != "ext4dev"}
     if any(not unmountable and not unwritable for unmountable, unwritable in trouble.values()):
-        strange = [word for word in journal.split() if word.startswith("journal_")]
-        strange = [word for word in strange if word not in table().journal]
+        # FEATURE_I5 and the like are those that dumpe2fs has no name for; C are ignored ones.
+        named = [
+            w for w in journal.split() if re.fullmatch("[a-z][a-z0-9_]+|FEATURE_[IR][0-9]+", w)
+        ]
+        strange = [word for word in named if word not in table().journal]
         if strange and drivers[0] == "ext3":
             yield Refusal(
                 "root-features",
@@ -109,9 +114,22 @@ def _device(card: Pci) -> Device | None:
     return found[0] if found else None
 
 
-def _taken(aliases: Sequence[Alias], device: Device) -> list[str]:
-    real = [a for a in aliases if find(table().not_a_driver, f"{a.module} {a.pattern}") is None]
-    return built.names(real, device)
+@functools.lru_cache(maxsize=1024)
+def _taken(drivers: Drivers, inside: bool, device: Device) -> tuple[str, ...]:
+    """Return the drivers that take a device: those built in, or the modules."""
+    aliases = drivers.inside if inside else drivers.modules
+    names = built.names(aliases, device)
+    # An entry that takes whatever there is may have a condition of its own.
+    strange = {a.module for a in aliases if a.module in names and _is_wish(a)}
+    if not strange:
+        return tuple(names)
+    sure = [a for a in aliases if a.module in strange and not _is_wish(a)]
+    again = built.names(sure, device)
+    return tuple(name for name in names if name not in strange or name in again)
+
+
+def _is_wish(alias: Alias) -> bool:
+    return find(table().not_a_driver, f"{alias.module} {alias.pattern}") is not None
 
 
 def disk_driver(drivers: Drivers, config: str, facts: Facts) -> Iterator[Refusal]:
@@ -121,11 +139,11 @@ def disk_driver(drivers: Drivers, config: str, facts: Facts) -> Iterator[Refusal
     for address in facts.root_pci:
         card = facts.pci.get(address)
         device = _device(card) if card is not None else None
-        if card is None or device is None or _taken(drivers.inside, device):
+        if card is None or device is None or _taken(drivers, True, device):
             continue
         if _at_old_addresses(device) and built_in(config, "IDE_GENERIC"):
             continue
-        modules = _taken(drivers.modules, device)
+        modules = _taken(drivers, False, device)
         what = f"the controller of its root disk, {_name(card, device)}"
         if modules:
             reason = f"{what}, has its driver as a module ({', '.join(modules)}), and there is "
@@ -149,10 +167,10 @@ def nic_driver(drivers: Drivers, interface: str, facts: Facts) -> Iterator[Refus
     nic = facts.nics.get(interface)
     card = facts.pci.get(nic.pci or "") if nic is not None else None
     device = _device(card) if card is not None else None
-    if card is None or device is None or _taken(drivers.inside, device):
+    if card is None or device is None or _taken(drivers, True, device):
         return
     what = f"the network card of {interface}, {_name(card, device)}"
-    modules = _taken(drivers.modules, device)
+    modules = _taken(drivers, False, device)
     if not modules:
         hint = "build with its driver, or name another interface in the cluster file"
         yield Refusal("nic-driver", f"{what}, has no driver in this build", hint)

@@ -13,8 +13,11 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from provision import boot_facts, superblock
+from provision import boot_facts, machine_facts, superblock
+from provision.machine_facts import Nic, Pci, Space
 from provision.superblock import Superblock
+
+__all__ = ["Facts", "Nic", "Pci", "Seen", "Space", "Text", "parse"]
 
 # More than any honest answer has: what is beyond is not read.
 _MOST_BYTES = 64 << 20
@@ -65,33 +68,6 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Space:
-    """The file system a directory is on: where it is mounted, and what is free in bytes."""
-
-    mount: str
-    free: int
-
-
-@dataclass(frozen=True)
-class Pci:
-    """A disk controller or network card: its name in /sys (modalias), and who drives it now."""
-
-    address: str
-    modalias: str
-    driver: str | None
-
-
-@dataclass(frozen=True)
-class Nic:
-    """A network interface: its hardware address, its card's PCI address, its addresses."""
-
-    name: str
-    mac: str | None
-    pci: str | None
-    addresses: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Facts:
     """Everything one round trip brought; None and empty where the node said nothing.
 
@@ -135,15 +111,13 @@ class Facts:
 
 
 _WORDS = frozenset((
-    "boot_id", "clock", "cmdline", "cpu64", "dpkg_architecture", "etc_hostname", "firmware",
+    "boot_id", "clock", "cmdline", "cpu64", "etc_hostname", "firmware",
     "grub2", "grub_device", "grub_mapper", "grub_type", "hostname", "init_link", "journal",
-    "kernel", "machine", "modules", "node_id", "nrnodes", "root_number", "rootdev", "rootdrivers",
-    "rootfs", "rootmapper", "saved", "session_id", "tool", "uid", "uptime",
-    "watchdog", "watchdog_driver",
+    "kernel", "machine", "modules", "node_id", "nrnodes", "root_number", "rootdev",
+    "rootdrivers", "rootfs", "rootmapper", "saved", "session_id", "tool", "uid",
+    "uptime", "watchdog", "watchdog_driver",
 ))  # fmt: skip
-_LISTS = ("address", "has", "huge", "lacks", "linked", "nic", "odd", "pci", "readonly", "rootpath")
-_PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_NAME = re.compile(r"[^\s/]{1,64}")
+_LISTS = ("has", "huge", "lacks", "linked", "nic", "odd", "pci", "place", "readonly")
 
 
 class _Reader:
@@ -177,9 +151,6 @@ class _Found:
     def __init__(self) -> None:
         self.words: dict[str, str] = {}
         self.lists: dict[str, list[str]] = {name: [] for name in _LISTS}
-        self.space: dict[str, Space] = {}
-        self.inodes: dict[str, int] = {}
-        self.versions: dict[str, str] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
         self.sums: dict[str, str] = {}
         self.links: dict[str, str] = {}
@@ -197,15 +168,6 @@ class _Found:
             self.words[kind] = rest
         elif kind in self.lists:
             self.lists[kind].append(rest)
-        elif kind == "df":
-            place, _, _, _, free, _, mount = rest.split(None, 6)
-            self.space[place] = Space(mount, _count(free) * 1024)
-        elif kind == "inodes":
-            count, _, mount = rest.partition(" ")
-            self.inodes[mount] = _count(count)
-        elif kind == "version":
-            tool, _, said = rest.partition(" ")
-            self.versions[tool] = said
         elif kind == "stat":
             mode, size, path = rest.split(" ", 2)
             self.sizes[path] = (_mode(mode, 16), _count(size))
@@ -245,36 +207,20 @@ def _mode(text: str, base: int) -> int:
     return mode
 
 
-def _cards(lines: list[str]) -> dict[str, Pci]:
-    found = {}
-    for line in lines:
-        address, _, rest = line.partition(" ")
-        modalias, _, driver = rest.partition(" ")
-        if _PCI.fullmatch(address):
-            name = driver if _NAME.fullmatch(driver) and driver != "-" else None
-            found[address] = Pci(address, "" if modalias == "-" else modalias, name)
-    return found
-
-
-def _pci_in(path: str) -> str | None:
-    """Return the last PCI address in a path of /sys: bridges come before it."""
-    parts = [part for part in path.split("/") if _PCI.fullmatch(part)]
-    return parts[-1] if parts else None
-
-
-def _nics(lines: list[str], addresses: list[str]) -> dict[str, Nic]:
-    numbers: dict[str, list[str]] = {}
-    for line in addresses:
-        name, _, address = line.partition(" ")
-        # ip shows eth0@if2 for one end of a pair, eth0:1 is a second name of eth0.
-        numbers.setdefault(re.split("[@:]", name)[0], []).append(address)
-    found = {}
-    for line in lines:
-        name, mac, path = (*line.split(" ", 2), "", "")[:3]
-        if _NAME.fullmatch(name):
-            plain = mac.lower() if re.fullmatch("[0-9A-Fa-f:]{2,60}", mac) else None
-            found[name] = Nic(name, plain, _pci_in(path), tuple(numbers.get(name, ())))
-    return found
+def _add_words(words: dict[str, str], blobs: Mapping[str, bytes]) -> None:
+    """Add what a program's output comes to, and make words plain."""
+    if "uptime" in words:
+        words["uptime"] = words["uptime"].partition(" ")[0]
+    # Who drives the watchdog, where the kernel says that; else that there is one.
+    driver = words.pop("watchdog_driver", "")
+    if driver and "watchdog" in words:
+        words["watchdog"] = driver
+    journal = machine_facts.journal_features(blobs.get("features", b""))
+    if journal:
+        words["journal"] = journal
+    drivers = machine_facts.root_drivers(machine_facts.links(blobs.get("links", b"")))
+    if drivers:
+        words["rootdrivers"] = drivers
 
 
 def parse(raw: bytes, mark: str) -> Facts:
@@ -294,44 +240,48 @@ def parse(raw: bytes, mark: str) -> Facts:
                 break
         except ValueError:
             continue
-    lists, words = found.lists, found.words
+    lists, words, blobs = found.lists, found.words, found.blobs
+    _add_words(words, blobs)
+    versions = {
+        name.removeprefix("version "): machine_facts.first_line(said)
+        for name, said in blobs.items()
+        if name.startswith("version ") and said.strip()
+    }
     has = frozenset(lists["has"])
-    block = superblock.read(found.blobs.get("root", b""))
+    block = superblock.read(blobs.get("root", b""))
     if block is not None and block.uuid:
         words["root_uuid"] = block.uuid
-    words["bootloader"] = boot_facts.bootloader(found.blobs, has)
+    words["bootloader"] = boot_facts.bootloader(blobs, has)
     words["grubenv_storage"] = boot_facts.grubenv_storage(words)
-    if "uptime" in words:
-        words["uptime"] = words["uptime"].partition(" ")[0]
-    # Who drives the watchdog, where the kernel says that; else that there is one.
-    driver = words.pop("watchdog_driver", "")
-    if driver and "watchdog" in words:
-        words["watchdog"] = driver
-    words["init"] = boot_facts.init_system(words, found.versions, has)
-    version = boot_facts.udev(found.versions)
-    if version is not None:
-        words["udev"] = version
-    paths = [_pci_in(path) for path in lists["rootpath"]]
+    words["init"] = boot_facts.init_system(words, versions, has)
+    for name, value in (
+        ("udev", boot_facts.udev(versions)),
+        ("dpkg_architecture", boot_facts.dpkg_architecture(versions)),
+    ):
+        if value is not None:
+            words[name] = value
+    links = machine_facts.links(blobs.get("links", b""))
+    addresses = machine_facts.addresses(blobs.get("addresses", b""))
     return Facts(
         words=words,
         lacks=tuple(lists["lacks"]),
         readonly=tuple(lists["readonly"]),
         linked=tuple(lists["linked"]),
         odd=tuple(lists["odd"] + lists["huge"]),
-        space=found.space,
+        space=machine_facts.spaces(lists["place"], blobs.get("df", b"")),
         files={
             path: Seen(mode, size, found.sums.get(path), found.links.get(path))
             for path, (mode, size) in found.sizes.items()
         },
         texts=found.texts,
-        blobs=found.blobs,
-        inodes=found.inodes,
-        versions=found.versions,
+        blobs=blobs,
+        inodes=machine_facts.inodes(blobs.get("inodes", b"")),
+        versions=versions,
         has=has,
         modules=frozenset(words.pop("modules", "").split()),
-        pci=_cards(lists["pci"]),
-        nics=_nics(lists["nic"], lists["address"]),
-        root_pci=tuple(dict.fromkeys(path for path in paths if path)),
+        pci=machine_facts.cards(lists["pci"], links),
+        nics=machine_facts.nics(lists["nic"], links, addresses),
+        root_pci=machine_facts.root_pci(links),
         superblock=block,
         complete=found.complete,
     )

@@ -111,7 +111,7 @@ def boot_loader(node: Node, facts: Facts) -> Iterator[Refusal]:
     the cluster file says about the loader counts more.
     """
     reader = {"lilo": "LILO", "syslinux": "SYSLINUX"}.get(facts.word("bootloader") or "")
-    if reader is not None and getattr(node, "boot_loader", "auto") == "auto":
+    if reader is not None and node.boot_loader == "auto":
         yield Refusal(
             "boot-loader",
             f"{reader} boots this node and reads neither menu.lst nor grub.cfg",

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision import boot_facts, facts, superblock
+from provision import boot_facts, disk_rules, facts, machine_facts, preflight, superblock
 from provision.cluster import Node
 from provision.data import render
-from provision.facts import Facts, Nic, Pci
-from provision.node import Session
+from provision.facts import Facts, Nic, Pci, Space
+from provision.node import JOURNALS, Session
 from provision.ssh import Output
 
 MARK = "krg-mark"
@@ -33,6 +33,10 @@ def script() -> str:
         places="/boot /lib/modules /usr/local /etc /var /",
         texts="/etc/kerrighed_nodes /boot/grub/menu.lst",
         has=" ".join(boot_facts.HAS),
+        also="/etc/hostname",
+        journals=JOURNALS,
+        whole=True,
+        dpkg=True,
         token=MARK,
         running=False,
     )
@@ -196,11 +200,83 @@ def test_under_kerrighed_nothing_is_read_that_may_hang(root: Path) -> None:
     assert found.word("uptime") is None
 
 
+# In namespaces of its own, so that nothing stays mounted; the machine's devices are seen.
+ON_DISK = """
+set -e
+mount "$1" "$2"
+cp -a "$3/." "$2"
+for name in proc sys dev; do
+    rm -rf "$2/$name"
+    mkdir "$2/$name"
+    mount --rbind "/$name" "$2/$name"
+done
+exec chroot "$2" /bin/dash -c "$4"
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"), [("ext2", []), ("ext3", []), ("ext4", ["root-features"])]
+)
+def test_root_on_a_real_disk(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, kind: str, refused: list[str]
+) -> None:
+    place = tmp_path_factory.mktemp("disk")
+    image, top = place / "image", place / "root"
+    top.mkdir()
+    image.write_bytes(bytes(32 << 20))
+    subprocess.run(["mke2fs", "-qF", "-t", kind, str(image)], check=True)
+    with image.open("r+b") as stream:
+        # What GRUB 2 leaves in the first sector.
+        stream.seek(0x180)
+        stream.write(b"GRUB \0Geom")
+    attached = subprocess.run(
+        ["losetup", "--find", "--show", str(image)], capture_output=True, text=True
+    )
+    if attached.returncode:
+        pytest.skip(f"no loop devices here (modprobe loop): {attached.stderr.strip()}")
+    device = attached.stdout.strip()
+    try:
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", ON_DISK, "sh", device, top, root, script()],
+            input=b"/etc/passwd\n",
+            capture_output=True,
+            timeout=60,
+        )
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+    assert done.returncode == 0, done.stderr
+    found = facts.parse(done.stdout, MARK)
+    assert found.complete and found.superblock is not None
+    assert found.word("rootdev") == device
+    assert (found.word("bootloader"), found.word("grubenv_storage")) == ("grub2", "plain")
+    assert found.word("grub_device") == device.removeprefix("/dev/")
+    assert found.space["/boot"].mount == "/" and 0 < found.inodes["/"] < 10_000
+    told = subprocess.run(["dumpe2fs", "-h", image], capture_output=True, text=True, check=True)
+    said = dict(line.split(":", 1) for line in told.stdout.splitlines() if ":" in line)
+    assert found.word("root_uuid") == said["Filesystem UUID"].strip()
+    names = said["Filesystem features"].split()
+    journal = machine_facts.journal_features(told.stdout.encode())
+    assert journal == said.get("Journal features", "").strip()
+    assert found.superblock.has_journal == ("has_journal" in names)
+    cannot, read_only = disk_rules.unknown_features(found.superblock, "ext3")
+    assert set(cannot + read_only) == set(names) & NOT_OF_EXT3
+    made = preflight.Kernel("i386", "2.6.20", "CONFIG_EXT2_FS=y\nCONFIG_EXT3_FS=y\n")
+    assert [r.rule for r in disk_rules.root_fs(made.release, made.config, found)] == refused
+
+
+# What mke2fs can give, and ext3 of Linux 2.6.20 cannot have.
+NOT_OF_EXT3 = {
+    "extent", "64bit", "flex_bg", "metadata_csum", "metadata_csum_seed", "huge_file", "dir_nlink",
+    "extra_isize", "uninit_bg", "orphan_present", "inline_data", "mmp", "bigalloc", "quota",
+}  # fmt: skip
+
+
 # --- the reader ---------------------------------------------------------------------------
 
 LINES = st.sampled_from(
-    [b"df", b"stat", b"link", b"sum", b"text", b"blob root", b"blob disk", b"pci", b"nic", b"has",
-     b"address", b"inodes", b"version", b"modules", b"rootpath /sys/0000:00:1f.1", b"clock",
+    [b"place", b"stat", b"link", b"sum", b"text", b"blob root", b"blob disk", b"pci", b"nic",
+     b"has", b"blob addresses", b"blob inodes", b"blob version udevadm", b"modules", b"clock",
+     b"blob links", b"blob df", b"blob features",
      b"uptime", b"end", MARK.encode(), b"uid", b"grub_type", b"grub_device md0", b"journal"]
 )  # fmt: skip
 VALUES = st.one_of(
@@ -235,13 +311,64 @@ def test_sizes_are_bounded() -> None:
 
 def test_addresses_of_interfaces() -> None:
     raw = (
-        b"nic eth0 00:16:3E:00:00:01 /sys/devices/pci0000:00/0000:00:1e.0/0000:02:03.0\n"
-        b"nic br0 - -\nnic a/b - -\naddress eth0@if2 10.0.0.1/8\naddress eth0:1 10.0.0.2/8\n"
+        b"nic eth0 00:16:3E:00:00:01\nnic br0 -\nnic a/b -\n"
+        + blob("addresses", b"2: eth0@if2    inet 10.0.0.1/8 x\n3: eth0:1 inet 10.0.0.2/8\n")
+        + blob("links", b"lrw 1 0 0 /sys/class/net/eth0/device -> ../0000:00:1e.0/0000:02:03.0\n")
     )
     assert facts.parse(raw, MARK).nics == {
         "eth0": Nic("eth0", "00:16:3e:00:00:01", "0000:02:03.0", ("10.0.0.1/8", "10.0.0.2/8")),
         "br0": Nic("br0", None, None),
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1: lo    inet 127.0.0.1/8 scope host lo\n2: eth0    inet 10.0.0.1/24 brd 10.0.0.255\n"
+        "2: eth0    inet6 fe80::1/64 scope link\n",
+        "eth0      Link encap:Ethernet  HWaddr 00:16:3E:00:00:01\n"
+        "          inet addr:10.0.0.1  Bcast:10.0.0.255  Mask:255.255.255.0\n"
+        "          inet6 addr: fe80::1/64 Scope:Link\n\n",
+        "eth0: flags=4163<UP,BROADCAST>  mtu 1500\n"
+        "        inet 10.0.0.1  netmask 255.255.255.0  broadcast 10.0.0.255\n"
+        "        inet6 fe80::1  prefixlen 64  scopeid 0x20<link>\n",
+    ],
+)
+def test_ip_and_two_ages_of_ifconfig(text: str) -> None:
+    found = machine_facts.addresses(text.encode())["eth0"]
+    assert [address.partition("/")[0] for address in found] == ["10.0.0.1", "fe80::1"]
+
+
+def test_file_systems_of_places() -> None:
+    head = b"Filesystem 1024-blocks Used Available Capacity Mounted on\n"
+    root, boot = b"/dev/hda2 9 8 100 1% /\n", b"/dev/hda1 9 8 -7 1% /boot\n"
+    places = ["/boot /boot", "/var /var", "bad"]
+    found = machine_facts.spaces(places, head + boot + root)
+    assert found == {"/boot": Space("/boot", 0), "/var": Space("/", 102_400)}
+    # One line too many or too few: by the names.
+    assert machine_facts.spaces(places, head + root + boot + root) == found
+    assert machine_facts.spaces(places, head + boot) == {"/boot": Space("/boot", 0)}
+    assert machine_facts.spaces(places, b"") == {}
+    assert machine_facts.inodes(head + root + b"none - - - - /x y\n") == {"/": 100, "/x y": 0}
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ("/sys/block/sda -> ../devices/pci0000:00/0000:00:1e.0/0000:02:05.0/block/sda",
+         ("0000:02:05.0",)),
+        ("/sys/block/hda/device -> ../../devices/pci0000:00/0000:00:1f.1/ide0/0.0",
+         ("0000:00:1f.1",)),
+        ("/sys/block/md0/slaves/sda1/../device -> ../../devices/pci0000:00/0000:00:1f.2/host0\n"
+         "/sys/block/md0/slaves/sdb1/../device -> ../../devices/pci0000:00/0000:00:1f.5/host0\n"
+         "/sys/block/md0 -> ../devices/virtual/block/md0", ("0000:00:1f.2", "0000:00:1f.5")),
+        ("/sys/block/ram0 -> x", ()),
+        ("/sys/class/net/eth0 -> 0000:00:1f.1", ()),
+    ],
+)  # fmt: skip
+def test_what_the_root_disk_hangs_on(lines: str, found: tuple[str, ...]) -> None:
+    said = "\n".join(f"lrwxrwxrwx 1 root root 0 Jan 1 00:00 {x}" for x in lines.split("\n"))
+    assert facts.parse(blob("links", said.encode()), MARK).root_pci == found
 
 
 @pytest.mark.parametrize(
@@ -276,19 +403,22 @@ def test_watchdog(lines: str, said: str | None) -> None:
     assert facts.parse(lines.encode(), MARK).word("watchdog") == said
 
 
+def said(tool: str, text: str) -> str:
+    return f"blob version {tool}\n{text}\n{MARK}"
+
+
 @pytest.mark.parametrize(
     ("lines", "init", "udev"),
     [
-        ("init_link /lib/systemd/systemd\nversion systemctl systemd 252 (252.38-1~deb12u1)",
+        (f"init_link /lib/systemd/systemd\n{said('systemctl', 'systemd 252 (252.38-1)')}",
          "systemd 252", None),
-        ("init_link /lib/systemd/systemd\nversion udevadm 252", "systemd", "252"),
-        ("has /sbin/init\nhas /etc/inittab\nversion udevinfo udevinfo, version 125",
+        (f"init_link /lib/systemd/systemd\n{said('udevadm', '252')}", "systemd", "252"),
+        (f"has /sbin/init\nhas /etc/inittab\n{said('udevinfo', 'udevinfo, version 125')}",
          "sysv", "125"),
-        ("has /sbin/init\nversion initctl initctl (upstart 0.3.9)", "upstart 0.3.9", None),
-        ("has /sbin/init\nhas /sbin/openrc-run\nversion openrc openrc (OpenRC) 0.45.2",
-         "openrc 0.45.2", None),
+        (f"has /sbin/init\n{said('initctl', 'initctl (upstart 0.3.9)')}", "upstart 0.3.9", None),
+        ("has /sbin/init\nhas /sbin/openrc-run", "openrc", None),
         ("init_link /bin/busybox\nhas /sbin/init", "busybox", None),
-        ("has /bin/sh\nhas /bin/init\nversion udevadm nothing", "unknown", None),
+        (f"has /bin/sh\nhas /bin/init\n{said('udevadm', 'nothing')}", "unknown", None),
         ("has /bin/sh", "none", None),
         ("kernel 2.6.20", "unknown", None),
     ],

@@ -135,6 +135,8 @@ CASES: Mapping[str, tuple[list[tuple[Kernel, Facts]], list[tuple[Kernel, Facts]]
             (kernel(), ext(replace(EXT3, incompat=0x80006))),
             (kernel(config="CONFIG_EXT2_FS=y\n"), ext(EXT3)),
             (kernel(), ext(EXT3, journal=" journal_incompat_revoke journal_64bit")),
+            (kernel(), ext(EXT3, journal="fast_commit")),
+            (kernel(), ext(EXT3, journal="FEATURE_I9")),
             (kernel(config="CONFIG_EXT4DEV_FS=y\n"), ext(EXT4)),
         ],
         [
@@ -142,6 +144,8 @@ CASES: Mapping[str, tuple[list[tuple[Kernel, Facts]], list[tuple[Kernel, Facts]]
             (kernel(), ext(EXT3, rootfs="ext4", journal=" journal_incompat_revoke")),
             (kernel(config="CONFIG_EXT2_FS=y\n"), ext(replace(EXT3, incompat=0x2))),
             (kernel(config="CONFIG_EXT3_FS=y\n"), ext(EXT3)),
+            (kernel(), ext(EXT3, journal="journal_checksum FEATURE_C7")),
+            (kernel(), ext(EXT3, journal="(none)")),
         ],
     ),
     "disk-driver": (

@@ -29,6 +29,9 @@ COMMANDS = {
     "lab": ("provision.cli.lab:lab", "Run a virtual cluster on this machine."),
     "init": ("provision.cli.init:init", "Write a cluster file from questions or a host list."),
     "deploy": ("provision.cli.deploy:deploy", "Install a build on nodes over SSH."),
+    "verify": ("provision.cli.operate:verify", "Prove that nodes run the build."),
+    "start": ("provision.cli.operate:start", "Start the Kerrighed cluster on its nodes."),
+    "exec": ("provision.cli.operate:execute", "Run a command on nodes, equal output shown once."),
     "rollback": ("provision.cli.rollback:rollback", "Take back what was done to nodes."),
     "status": ("provision.cli.status:status", "Show what each node runs."),
 }

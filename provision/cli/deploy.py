@@ -15,6 +15,7 @@ import click
 
 from provision.cli import complete
 from provision.cli.nodes import nodes_options
+from provision.cli.operate import show_evidence
 from provision.node_rules import RULES
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from provision.carry_out import Way
     from provision.cluster import Cluster, Node
     from provision.deploy import Outcome, Target
-    from provision.evidence import Evidence
     from provision.rollout import Pace
 
 
@@ -224,12 +224,13 @@ def _only(cluster: Cluster, retry_failed: bool, whole_cluster: bool) -> Sequence
     if not retry_failed:
         return cluster.selected
     names = events.to_repeat(cluster)
-    if not names:
+    nodes = [node for node in cluster.selected if node.name in names]
+    if not nodes:
         raise InputError(
             "--retry-failed: the last deployment from this machine left no node failed",
             hint="leave it out to look at all nodes",
         )
-    return [node for node in cluster.selected if node.name in names]
+    return nodes
 
 
 @contextmanager
@@ -319,16 +320,5 @@ def _report(target: Target, outcomes: Sequence[Outcome], form: str, check: bool)
             for line in outcome.result.log:
                 click.echo(f"  | {plain(line)}")
     if items := [i for o in outcomes if o.result is not None for i in o.result.evidence]:
-        _table(items)
+        show_evidence(items)
     click.echo(summary(outcomes))
-
-
-def _table(items: Sequence[Evidence]) -> None:
-    from provision.evidence import rows
-    from provision.plan import plain
-
-    table = [tuple(map(plain, row)) for row in rows(items)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())

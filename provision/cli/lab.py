@@ -15,6 +15,8 @@ from provision.cli import complete
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from provision.lab.lifecycle import Bootloader
+
 _NAME = click.option("--name", default="krg", show_default=True, help="Which lab.",
                      shell_complete=complete.labs)  # fmt: skip
 _FORMAT = click.option(
@@ -57,15 +59,33 @@ def lab() -> None:
     show_default=True,
     help="Emulation (tcg) or KVM; auto takes KVM only if this kernel is seen to boot in it.",
 )
+@click.option(
+    "--bootloader",
+    type=click.Choice(["none", "legacy", "grub2"]),
+    default="none",
+    show_default=True,
+    help="none: QEMU boots the build. Else nodes have a disk with Debian's kernel, GRUB and SSH.",
+)
 @_NAME
 def up(
-    nodes: int, artifacts: Path | None, memory: int, session: int, accel: str, name: str
+    nodes: int,
+    artifacts: Path | None,
+    memory: int,
+    session: int,
+    accel: str,
+    bootloader: Bootloader,
+    name: str,
 ) -> None:
-    """Start a lab's nodes and wait until Kerrighed is loaded on each.
+    """Start a lab's nodes and wait until each is up.
+
+    Without a boot loader they run the build, with Kerrighed loaded. With one they are
+    machines to deploy to: the lab's cluster.toml is for that.
 
     \b
     Examples:
       krg-provision lab up --nodes 3
+      krg-provision lab up --nodes 2 --bootloader legacy
+      krg-provision deploy --reboot --nodes lab:krg
       krg-provision lab up --name other --session 2 --artifacts ~/build --accel tcg
     """
     from provision import artifacts as builds
@@ -73,8 +93,18 @@ def up(
     from provision.lab import lifecycle
 
     build = builds.load(artifacts.resolve()) if artifacts else builds.find()
-    made = lifecycle.up(build, name=name, nodes=nodes, memory=memory, session=session, accel=accel)
+    made = lifecycle.up(
+        build,
+        name=name,
+        nodes=nodes,
+        memory=memory,
+        session=session,
+        accel=accel,
+        bootloader=bootloader,
+    )
     say(f"lab {name} is up: {nodes} nodes, session {session}; consoles in {made.directory}")
+    if made.has_disks:
+        say(f"next: krg-provision deploy --reboot --nodes lab:{name}")
 
 
 @lab.command()
@@ -124,6 +154,56 @@ def console(node: int, name: str) -> None:
 
     found = state.load_up(name)
     attach(found, found.node(node))
+
+
+@lab.command(context_settings={"ignore_unknown_options": True})
+@_NAME
+@click.argument("node", type=int)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def ssh(node: int, command: tuple[str, ...], name: str) -> None:
+    """Log in to a node with a disk, or run a command there; its exit status is ours.
+
+    \b
+    Examples:
+      krg-provision lab ssh 1
+      krg-provision lab ssh 2 cat /boot/grub/menu.lst
+    """
+    import os
+    import shutil
+
+    from provision.errors import MissingError
+    from provision.lab import disk_node, state
+
+    state.cluster_file(name)
+    found = state.load_up(name)
+    argv = disk_node.ssh_command(found, found.node(node), command)
+    if shutil.which(argv[0]) is None:
+        raise MissingError("ssh: not found on this machine", hint="apt-get install openssh-client")
+    os.execvp(argv[0], argv)  # noqa: S606 - the terminal is ssh's from here on
+
+
+@lab.command(epilog="mend ends hang, netcut and diskfull.")
+@click.argument("node", type=int)
+@click.argument(
+    "kind", type=click.Choice(["panic", "hang", "powercut", "netcut", "diskfull", "mend"])
+)
+@_NAME
+def fault(node: int, kind: str, name: str) -> None:
+    """Do to a node what happens to real ones: a panic, a power cut, a full disk.
+
+    \b
+    Examples:
+      krg-provision lab fault 2 powercut
+      krg-provision lab fault 1 netcut
+      krg-provision lab fault 1 mend
+    """
+    from provision.console import say
+    from provision.lab import fault as faults
+    from provision.lab import state
+
+    found = state.load_up(name)
+    faults.inflict(found, found.node(node), kind)
+    say(f"node {node} of lab {name}: {kind}: {faults.KINDS[kind][0]}")
 
 
 @lab.command()
@@ -197,6 +277,7 @@ def list_labs(style: str) -> None:
                 "nodes": len(one.nodes),
                 "running": running,
                 "session": one.session,
+                "bootloader": one.bootloader,
                 "kernel_release": one.kernel_release,
                 "build": one.build,
             }
@@ -205,13 +286,14 @@ def list_labs(style: str) -> None:
         click.echo(json.dumps(rows, indent=1))
         return
     _table(
-        ("lab", "running", "for", "session", "kernel", "build"),
+        ("lab", "running", "for", "session", "boot loader", "kernel", "build"),
         [
             (
                 one.name,
                 f"{running} of {len(one.nodes)}",
                 f"{state.age(one) / 60:.0f} min",
                 one.session,
+                one.bootloader,
                 one.kernel_release,
                 one.build,
             )

@@ -81,7 +81,7 @@ def rollback(
     \b
     Examples:
       krg-provision rollback --nodes cluster.toml --check
-      krg-provision rollback --nodes cluster.toml --list
+      krg-provision rollback --nodes 'krg[1-3]' --list
       krg-provision rollback --nodes cluster.toml --to 20261125T140000Z
     """
     from provision import events

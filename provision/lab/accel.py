@@ -87,7 +87,8 @@ def _boots(artifacts: Artifacts, image: Path) -> bool:
         )
         trial.path(node).mkdir()
         try:
-            qemu.start(trial, node, artifacts.path("vmlinuz"), image)
+            boot = qemu.kernel_boot(trial, node, artifacts.path("vmlinuz"), image)
+            qemu.start(trial, node, boot)
             started = time.monotonic()
             while (waited := time.monotonic() - started) < TRIAL_SECONDS:
                 said = qemu.console_tail(trial, node, 100)

@@ -45,6 +45,11 @@ def character(major: int, minor: int, mode: int = 0o600) -> Member:
     return Member(stat.S_IFCHR | mode, device=(major, minor))
 
 
+def block(major: int, minor: int, mode: int = 0o660) -> Member:
+    """Return a block device."""
+    return Member(stat.S_IFBLK | mode, device=(major, minor))
+
+
 @dataclass
 class Tree:
     """Members by absolute path; missing parent directories are added."""

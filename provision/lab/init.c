@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * PID 1 of a lab node. Mounts, runs /etc/lab/start once, keeps a shell on the
- * console and the agent on the second serial port, and reaps every orphan.
+ * console, the agent on the second serial port and, where there is one, the SSH
+ * server, and reaps every orphan. The root may be an initramfs or a disk.
  *
  * It asks waitpid again and again instead of waiting for SIGCHLD: on 2.6.20 an
  * init that sleeps until the signal comes leaves zombies.
@@ -21,6 +22,7 @@
 #include <unistd.h>
 
 #define READY "/run/lab/ready"
+#define HOST_KEY "/etc/dropbear/dropbear_ed25519_host_key"
 
 struct service {
 	const char *tty;
@@ -33,9 +35,12 @@ static char *const shell[] = { "-sh", NULL };
 static char *const agent[] = { "/sbin/lab-agent", "/dev/ttyS1", NULL };
 static char *const start[] = { "/bin/sh", "/etc/lab/start", NULL };
 
+static char *const sshd[] = { "/usr/sbin/dropbear", "-F", "-r", HOST_KEY, NULL };
+
 static struct service services[] = {
 	{ "/dev/ttyS0", shell, 0, 0 },
 	{ "/dev/console", agent, 0, 0 },
+	{ "/run/sshd.log", sshd, 0, 0 },
 };
 #define SERVICES (sizeof(services) / sizeof(services[0]))
 
@@ -52,6 +57,12 @@ static volatile sig_atomic_t stop;
 static void on_stop(int number)
 {
 	stop = number;
+}
+
+/* A kernel whose first process ends panics, whatever its version: for "lab fault". */
+static void on_panic(int number)
+{
+	_exit(128 + number);
 }
 
 static time_t uptime(void)
@@ -80,8 +91,9 @@ static pid_t spawn(const char *tty, char *const *argv)
 		return pid;
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGUSR2, SIG_DFL);
+	signal(SIGQUIT, SIG_DFL);
 	setsid();
-	fd = open(tty, O_RDWR);
+	fd = open(tty, argv == sshd ? O_RDWR | O_CREAT | O_APPEND : O_RDWR, 0600);
 	if (fd >= 0) {
 		if (argv == shell)
 			ioctl(fd, TIOCSCTTY, 1);
@@ -112,10 +124,32 @@ static void write_ready(int status)
 
 static void mounts(void)
 {
-	mkdir("/dev/pts", 0755);
 	mount("proc", "/proc", "proc", 0, NULL);
 	mount("sysfs", "/sys", "sysfs", 0, NULL);
+	/* Kernels from before 2.6.32 have no devtmpfs and get the disk's own nodes. */
+	mount("devtmpfs", "/dev", "devtmpfs", 0, "mode=755");
+	mkdir("/dev/pts", 0755);
 	mount("devpts", "/dev/pts", "devpts", 0, "mode=620");
+	/* What a start has written there must not be seen after the next one. */
+	mount("tmpfs", "/run", "tmpfs", 0, "mode=755");
+	mkdir("/run/lab", 0755);
+}
+
+/* Ends what runs, and leaves the disk clean. */
+static void end_all(void)
+{
+	int left = 20, sent = SIGTERM;
+
+	kill(-1, SIGTERM);
+	while (left-- > 0 && (waitpid(-1, NULL, WNOHANG) >= 0 || errno != ECHILD)) {
+		if (left == 5 && sent != SIGKILL)
+			kill(-1, sent = SIGKILL);
+		pause_ms(100);
+	}
+	kill(-1, SIGKILL);
+	sync();
+	mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL);
+	sync();
 }
 
 int main(void)
@@ -130,6 +164,7 @@ int main(void)
 	chdir("/");
 	signal(SIGTERM, on_stop);	/* reboot, as busybox's init has it */
 	signal(SIGUSR2, on_stop);	/* power off */
+	signal(SIGQUIT, on_panic);
 	mounts();
 	starting = spawn("/dev/console", start);
 	/* The shell comes after the start script, or at once if that one hangs. */
@@ -147,11 +182,12 @@ int main(void)
 				}
 		}
 		for (i = 0; i < SERVICES; i++)
-			if (services[i].pid <= 0 && uptime() >= services[i].not_before)
+			if (services[i].pid <= 0 && uptime() >= services[i].not_before &&
+			    (services[i].argv == shell || !access(services[i].argv[0], X_OK)))
 				services[i].pid = spawn(services[i].tty, services[i].argv);
 		pause_ms(100);
 	}
-	sync();
+	end_all();
 	reboot(stop == SIGUSR2 ? RB_POWER_OFF : RB_AUTOBOOT);
 	for (;;)
 		pause_ms(1000);

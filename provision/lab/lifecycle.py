@@ -5,27 +5,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import re
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 from provision.artifacts import Artifacts
 from provision.console import say
 from provision.errors import FailedError, InputError, KrgError, MissingError
-from provision.lab import agent, qemu, state
+from provision.lab import agent, disk_image, disk_node, qemu, state
 from provision.lab.accel import choose
 from provision.lab.image import initramfs
 from provision.lab.state import Lab, LabNode
+from provision.musl import Arch
 from provision.paths import cache_dir, labs_dir
 
 BOOT_SECONDS = 300.0  # seen: 7 s on an idle machine, minutes on a crowded one
 MOST_NODES = 32
 LOG_MEGABYTES = 2
+# A layer can grow to the whole disk, and is made by way of a copy of what is in use.
+DISK_MEGABYTES = 300
+_PORTS = range(22000, 30000)
+
+Bootloader = Literal["none", "legacy", "grub2"]
 
 # One round trip; all of it answers even when another node of the cluster is lost,
 # which cannot be said of ps, /proc/cpuinfo or /proc/meminfo.
@@ -56,10 +65,19 @@ class NodeStatus:
 
 
 def up(
-    artifacts: Artifacts, *, name: str, nodes: int, memory: int, session: int, accel: str
+    artifacts: Artifacts,
+    *,
+    name: str,
+    nodes: int,
+    memory: int,
+    session: int,
+    accel: str,
+    bootloader: Bootloader = "none",
 ) -> Lab:
-    """Start a lab and wait until every node has Kerrighed loaded.
+    """Start a lab and wait until every node is up.
 
+    Without a boot loader that is with the build's kernel and Kerrighed loaded; with one it is
+    with Debian's kernel from the node's disk, an SSH server, and nothing of the build yet.
     If a node does not come up, everything started is ended; the consoles' logs stay.
 
     :raises InputError: a bad value, or the lab is up already.
@@ -71,6 +89,8 @@ def up(
     _check_range("session", session, 0, 255)  # an unsigned char in the kernel
     _check_range("memory", memory, 64, 3072)
     qemu.program(artifacts.arch)
+    if bootloader != "none":
+        disk_image.check_tools()
     if changed := artifacts.changed():
         raise InputError(
             f"{artifacts.directory}: not as it was built: {', '.join(changed[:3])}",
@@ -79,10 +99,13 @@ def up(
     with state.locked(name):
         _check_down(name)
         _check_memory(nodes * memory)
-        _check_space(nodes)
+        _check_space(nodes * (LOG_MEGABYTES if bootloader == "none" else DISK_MEGABYTES))
+        base = None
         with _space_named():
             image = initramfs(artifacts)
-        kernel = artifacts.path("vmlinuz")
+            if bootloader != "none":
+                base = disk_image.base_image(cast(Arch, artifacts.arch), bootloader)
+        ports = _ports(name, nodes) if base else [0] * nodes
         lab = Lab(
             name=name,
             session=session,
@@ -92,14 +115,23 @@ def up(
             memory=memory,
             accel=choose(accel, artifacts, image),
             created=time.time(),
-            nodes=tuple(LabNode(n, str(uuid.uuid4())) for n in range(1, nodes + 1)),
+            nodes=tuple(LabNode(n, str(uuid.uuid4()), port) for n, port in enumerate(ports, 1)),
+            bootloader=bootloader,
         )
         qemu.check_network(lab)
         _lay_out(lab)
         try:
+            if base is not None:
+                with _space_named():
+                    disk_node.lay_out(lab, base)
             for node in lab.nodes:
-                qemu.start(lab, node, kernel, image)
-            say(f"lab {name}: {nodes} nodes booting {lab.kernel_release} ({lab.accel})")
+                if base is not None:
+                    boot = qemu.disk_boot(lab, node)
+                else:
+                    boot = qemu.kernel_boot(lab, node, artifacts.path("vmlinuz"), image)
+                qemu.start(lab, node, boot)
+            what = f"through {bootloader}" if base else lab.kernel_release
+            say(f"lab {name}: {nodes} nodes booting {what} ({lab.accel})")
             _wait_for_all(lab)
         except BaseException:
             _stop_all(lab)
@@ -193,13 +225,12 @@ def _check_memory(megabytes: int) -> None:
         )
 
 
-def _check_space(nodes: int) -> None:
+def _check_space(megabytes: int) -> None:
     # QEMU drops what it cannot write to a console's log, and says nothing.
     free = shutil.disk_usage(labs_dir()).free >> 20
-    if free < nodes * LOG_MEGABYTES:
+    if free < megabytes:
         raise MissingError(
-            f"{labs_dir()}: {free} MB free; {nodes} nodes' consoles may need "
-            f"{nodes * LOG_MEGABYTES} MB",
+            f"{labs_dir()}: {free} MB free; the nodes' logs and disks may need {megabytes} MB",
             hint="make room there, or set XDG_STATE_HOME to a place with some",
         )
 
@@ -227,6 +258,28 @@ def _lay_out(lab: Lab) -> None:
     state.save(lab)
 
 
+def _ports(name: str, count: int) -> list[int]:
+    """Return loopback ports for SSH that are free now; the same ones again where possible.
+
+    Below the ports that the system gives to outgoing connections (ip_local_port_range).
+    """
+    digest = hashlib.sha256(str(labs_dir() / name).encode()).digest()
+    start = int.from_bytes(digest[:2])
+    found: list[int] = []
+    for step in range(_PORTS.stop - _PORTS.start):
+        port = _PORTS[(start + step) % len(_PORTS)]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise MissingError(f"no {count} free ports from {_PORTS.start} to {_PORTS.stop - 1}")
+
+
 def _wait_for_all(lab: Lab) -> None:
     started = time.monotonic()
     with ThreadPoolExecutor(len(lab.nodes)) as pool:
@@ -250,6 +303,10 @@ def _wait_for_node(lab: Lab, node: LabNode, started: float) -> None:
         if seen.state in ("ended", "failed") or time.monotonic() > deadline:
             raise _not_up(lab, node, seen)
         time.sleep(0.3)
+    if lab.has_disks:
+        after = time.monotonic() - started
+        say(f"node {node.number}: up after {after:.0f} s, {seen.kernel_release}")
+        return
     if (seen.node_id, seen.session_id) != (node.number, lab.session):
         raise FailedError(
             f"node {node.number}: the kernel took node {seen.node_id} of session "
@@ -274,6 +331,7 @@ def _not_up(lab: Lab, node: LabNode, seen: NodeStatus) -> KrgError:
 def _stop_all(lab: Lab) -> int:
     """End every node that runs, then forget the lab; logs stay."""
     count = sum(qemu.stop(lab, node) for node in lab.nodes)
+    disk_node.remove(lab)
     (lab.directory / state.STATE).unlink(missing_ok=True)
     return count
 

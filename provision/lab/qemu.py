@@ -15,7 +15,9 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from provision.errors import FailedError, MissingError
 from provision.lab import agent
@@ -25,8 +27,10 @@ from provision.runner import LocalRunner
 # Nothing of the guest is faster than its emulation: one processor each. The IO-APIC's
 # timer check fails once in some dozen emulated boots, hence noapic. A panic ends QEMU.
 KERNEL_LINE = "console=ttyS0,115200 panic=10 noapic"
-CPU = {"x86_64": "qemu64", "i386": "pentium3"}
+# Nodes with a disk boot Debian's 64-bit kernel first, whatever the build is for.
+CPU: dict[bool, dict[str, str]] = {False: {"x86_64": "qemu64", "i386": "pentium3"}, True: {}}
 CONSOLE_LOG = "console.log"
+DISK = "disk.qcow2"
 
 
 def program(arch: str) -> str:
@@ -42,18 +46,19 @@ def program(arch: str) -> str:
     )
 
 
-def arguments(lab: Lab, node: LabNode, kernel: Path, initrd: Path) -> list[str]:
+def arguments(lab: Lab, node: LabNode, boot: Sequence[str]) -> list[str]:
     """Return QEMU's arguments for a node; the working directory is the node's own.
 
     Sockets have relative names, because a socket's name is limited to 108 bytes.
+
+    :param boot: what it boots from: ``kernel_boot`` or ``disk_boot``.
     """
     group, port = lab.network
-    line = f"{KERNEL_LINE} session_id={lab.session} node_id={node.number}"
     return [
         *("-name", f"krg-lab-{lab.name}-{node.number}", "-uuid", node.uuid),
-        *("-M", "pc", "-accel", lab.accel, "-cpu", CPU.get(lab.arch, "qemu64")),
-        *("-m", str(lab.memory), "-smp", "1", "-display", "none", "-no-reboot"),
-        *("-kernel", str(kernel), "-initrd", str(initrd), "-append", line),
+        *("-M", "pc", "-accel", lab.accel, "-cpu", CPU[lab.has_disks].get(lab.arch, "qemu64")),
+        *("-m", str(lab.memory), "-smp", "1", "-display", "none"),
+        *boot,
         *(
             "-chardev",
             f"socket,id=console,path=console.sock,server=on,wait=off,"
@@ -64,17 +69,40 @@ def arguments(lab: Lab, node: LabNode, kernel: Path, initrd: Path) -> list[str]:
         *("-serial", "chardev:agent"),
         *("-qmp", "unix:qmp.sock,server=on,wait=off", "-monitor", "none"),
         *("-netdev", f"socket,id=cluster,mcast={group}:{port},localaddr=127.0.0.1"),
-        *("-device", f"e1000,netdev=cluster,mac={lab.mac(node)},romfile="),
+        *("-device", f"e1000,netdev=cluster,mac={lab.mac(node)},romfile=,addr=0x4"),
         *("-daemonize", "-pidfile", "qemu.pid"),
     ]
 
 
-def start(lab: Lab, node: LabNode, kernel: Path, initrd: Path) -> None:
+def kernel_boot(lab: Lab, node: LabNode, kernel: Path, initrd: Path) -> list[str]:
+    """Return the arguments of a node that QEMU gives its kernel; a panic ends it."""
+    line = f"{KERNEL_LINE} session_id={lab.session} node_id={node.number}"
+    return ["-no-reboot", "-kernel", str(kernel), "-initrd", str(initrd), "-append", line]
+
+
+def disk_boot(lab: Lab, node: LabNode) -> list[str]:
+    """Return the arguments of a node with a disk, and a card for its SSH server.
+
+    The card's network ends here: nothing leads out, and only one port in. It is the first,
+    so eth0; the cluster's is eth1.
+    """
+    mac = lab.mac(node).replace(":00:", ":01:", 1)
+    forward = f"hostfwd=tcp:127.0.0.1:{node.port}-:22"
+    return [
+        *("-drive", f"file={DISK},format=qcow2,if=ide,index=0", "-boot", "c"),
+        *("-netdev", f"user,id=management,restrict=on,{forward}"),
+        *("-device", f"e1000,netdev=management,mac={mac},romfile=,addr=0x3"),
+    ]
+
+
+def start(lab: Lab, node: LabNode, boot: Sequence[str]) -> None:
     """Start a node's QEMU; it runs on when this program ends.
+
+    :param boot: what it boots from: ``kernel_boot`` or ``disk_boot``.
 
     :raises FailedError: QEMU refused.
     """
-    argv = [program(lab.arch), *arguments(lab, node, kernel, initrd)]
+    argv = [program(lab.arch), *arguments(lab, node, boot)]
     result = LocalRunner().run(argv, cwd=lab.path(node), timeout=60, check=False)
     if not result.ok:
         said = result.output.strip().splitlines()[-1:] or ["no output"]
@@ -101,12 +129,24 @@ def stop(lab: Lab, node: LabNode) -> bool:
 
 
 def _quit(directory: Path) -> None:
+    command(directory, ("quit", {}))
+
+
+def command(directory: Path, *commands: tuple[str, Mapping[str, object]]) -> None:
+    """Give a node's QEMU commands through its control socket (QMP), each with its arguments.
+
+    :raises FailedError: it does not run, does not answer, or refuses one.
+    """
     with agent.connect(directory, "qmp.sock", 3.0) as link, link.makefile("rw") as stream:
         stream.readline()  # the greeting
-        for command in ("qmp_capabilities", "quit"):
-            stream.write(json.dumps({"execute": command}) + "\n")
+        for name, values in (("qmp_capabilities", {}), *commands):
+            stream.write(json.dumps({"execute": name, "arguments": dict(values)}) + "\n")
             stream.flush()
-            stream.readline()
+            answer: dict[str, Any] = {"event": ""}
+            while "event" in answer:
+                answer = json.loads(stream.readline() or "{}")
+            if "error" in answer:
+                raise FailedError(f"{directory.name}: QEMU: {answer['error'].get('desc')}")
 
 
 def check_network(lab: Lab) -> None:

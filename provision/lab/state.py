@@ -28,15 +28,20 @@ from provision.paths import labs_dir
 
 FORMAT = 1
 STATE = "lab.json"
+CLUSTER = "cluster.toml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 
 @dataclass(frozen=True)
 class LabNode:
-    """One node: its number (the node_id) and the UUID its QEMU runs under."""
+    """One node: its number (the node_id) and the UUID its QEMU runs under.
+
+    ``port`` on the loopback interface leads to its SSH server, if it has one.
+    """
 
     number: int
     uuid: str
+    port: int = 0
 
     @property
     def directory(self) -> str:
@@ -57,6 +62,17 @@ class Lab:
     accel: str
     created: float
     nodes: tuple[LabNode, ...]
+    bootloader: str = "none"
+
+    @property
+    def has_disks(self) -> bool:
+        """Tell whether the nodes boot from disks; else QEMU gives them the build's kernel."""
+        return self.bootloader != "none"
+
+    @property
+    def cluster_file(self) -> Path:
+        """Return the path of the lab's cluster.toml, there where the nodes have disks."""
+        return self.directory / CLUSTER
 
     @property
     def directory(self) -> Path:
@@ -118,7 +134,10 @@ def load(name: str) -> Lab | None:
         raw = json.loads(path.read_text("utf-8"))
         if raw.pop("format") != FORMAT or raw["name"] != name:
             raise ValueError("another format or name")
-        nodes = tuple(LabNode(int(n["number"]), str(n["uuid"])) for n in raw.pop("nodes"))
+        nodes = tuple(
+            LabNode(int(n["number"]), str(n["uuid"]), int(n.get("port", 0)))
+            for n in raw.pop("nodes")
+        )
         return Lab(**raw, nodes=nodes)
     except FileNotFoundError:
         return None
@@ -137,6 +156,20 @@ def load_up(name: str) -> Lab:
             f"no lab {name} is up", hint="krg-provision lab list; krg-provision lab up"
         )
     return lab
+
+
+def cluster_file(name: str) -> Path:
+    """Return the cluster.toml of a lab whose nodes have disks.
+
+    :raises InputError: no such lab is up, or its nodes have no disks.
+    """
+    lab = load_up(name)
+    if not lab.has_disks:
+        raise InputError(
+            f"lab {name} has no boot loader and no SSH: QEMU boots its nodes",
+            hint="krg-provision lab up --bootloader legacy, under another --name",
+        )
+    return lab.cluster_file
 
 
 def names() -> list[str]:

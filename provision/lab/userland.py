@@ -2,8 +2,8 @@
 """The programs of a lab node, made for kernels that no current C library accepts.
 
 busybox from Debian's source package with our own choice of applets (busybox.config),
-and our own init, agent and counter (``*.c`` here), all static with musl. Each is made
-once and kept in the cache under a digest of what went into it.
+dropbear the same way, and our own init, agent and counter (``*.c`` here), all static with
+musl. Each is made once and kept in the cache under a digest of what went into it.
 """
 
 from __future__ import annotations
@@ -50,6 +50,62 @@ def busybox(arch: Arch) -> Busybox:
             _settle(made, target)
     links = (target / "links").read_text("utf-8").split()
     return Busybox(target / "busybox", tuple(links))
+
+
+# No zlib, PAM, login records or syslog on a node; keys only: there is no crypt(3) to check a
+# password with. The path is a Debian root's, /usr/local first.
+_DROPBEAR_OPTIONS = """\
+#define DROPBEAR_SVR_PASSWORD_AUTH 0
+#define DROPBEAR_SVR_PAM_AUTH 0
+#define DEFAULT_ROOT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""
+_DROPBEAR_CONFIGURE = (
+    "--enable-static",
+    "--enable-bundled-libtom",
+    "--disable-harden",
+    "--disable-zlib",
+    "--disable-pam",
+    "--disable-lastlog",
+    "--disable-utmp",
+    "--disable-utmpx",
+    "--disable-wtmp",
+    "--disable-wtmpx",
+    "--disable-syslog",
+)
+
+
+def dropbear(arch: Arch) -> Path:
+    """Return an SSH server, ``dropbear``, ``dropbearkey`` and ``scp`` in one program.
+
+    Which of them it is, its name says; the first argument does where the name is another.
+
+    :raises MissingError: no compiler, or Debian's archive is out of reach.
+    :raises FailedError: it does not build; the message names the log.
+    """
+    compiler = toolchain(arch)
+    key = _key(_DROPBEAR_OPTIONS, *_DROPBEAR_CONFIGURE, compiler.name)
+    root = cache_dir() / "lab"
+    target = root / f"dropbear-{arch}-{key}"
+    if not target.is_file():
+        say(f"building dropbear for {arch}")
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".dropbear-") as scratch:
+            tree = DebianArchive(cache_dir() / "debian").source("dropbear", Path(scratch) / "tree")
+            (tree / "localoptions.h").write_text(_DROPBEAR_OPTIONS, "ascii")
+            host = f"--host={arch.replace('i386', 'i686')}-linux-musl"
+            make = ["make", f"-j{os.cpu_count() or 1}", "MULTI=1", "STATIC=1"]
+            log = root / "dropbear.log"
+            for argv in (
+                ["./configure", host, f"CC={compiler / 'cc'}", "CFLAGS=-Os", *_DROPBEAR_CONFIGURE],
+                [*make, "PROGRAMS=dropbear dropbearkey scp"],
+                ["strip", "dropbearmulti"],
+            ):
+                result = LocalRunner().run(argv, cwd=tree, timeout=1800, check=False)
+                log.write_text(result.output, "utf-8")
+                if not result.ok:
+                    raise FailedError(f"dropbear: {argv[0]} failed", hint=f"the log is {log}")
+            (tree / "dropbearmulti").replace(target)
+    return target
 
 
 def program(name: str, arch: Arch) -> Path:

@@ -209,11 +209,13 @@ def test_too_little_space_is_seen_before_anything_is_sent(hosts: Hosts, tmp_path
 
 
 def test_disk_that_fills_up_in_between_leaves_nothing(hosts: Hosts, build: Path) -> None:
-    # Space enough, but no room for so many files: df does not tell.
+    # Space enough, but no room for so many files, and nobody wanted to hear that.
     node = hosts.hosts[1]
     node.mount("/lib/modules", "size=64m,nr_inodes=12")
     before = node.tree()
-    code, out, err = deploy(hosts, build)
+    code, out, err = deploy(hosts, build, "--check")
+    assert "krg2: failed: not enough inodes on /lib/modules: " in out
+    code, out, err = deploy(hosts, build, "--force", "space")
     assert code == 1, out + err
     failed = [line for line in out.splitlines() if line.startswith("krg2: failed:")]
     assert len(failed) == 1 and "No space left on device" in failed[0]
