@@ -173,7 +173,10 @@ class Scene:
                 assert without_notes(self.node.tree()) == self.old
 
 
-@pytest.fixture(params=["dash", "busybox", pytest.param("bash", marks=pytest.mark.slow)])
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("busybox", "bash")]
+
+
+@pytest.fixture(params=["dash", *_SLOW])
 def node(request: pytest.FixtureRequest, can_have_hosts: None, tmp_path: Path) -> Iterator[Node_]:
     made = Node_(tmp_path / "node", request.param)
     try:
