@@ -26,6 +26,8 @@ CACHE = "/var/cache/krg-provision"
 CONFFILES = ("/etc/default/kerrighed", "/etc/init.d/kerrighed", "/etc/kerrighed_nodes")
 # Never a question, no initramfs, no update-grub.
 _DPKG = "env DEBIAN_FRONTEND=noninteractive KRG_PROVISION_BOOT=no INITRD=No dpkg"
+# What linux-image depends on (templates/packages/linux-image/control.j2).
+_TOOLS = ("kmod", "module-init-tools")
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]{1,100}")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.+~-]{0,100}")
 _ARCH = re.compile(r"[a-z0-9-]{1,20}")
@@ -158,6 +160,9 @@ def part(packages: Sequence[Package], kernel_release: str, facts: Facts) -> Part
             f"its dpkg is for {said}, {other[0].name} for {other[0].architecture}: "
             "leave --packages out"
         )
+    if not any(have.version(name) != "-" for name in _TOOLS):
+        # dpkg would unpack the kernel and then refuse to set it up.
+        problems.append(f"the kernel's package depends on {' or '.join(_TOOLS)}: install one there")
     image = f"linux-image-{kernel_release}"
     if f"/boot/vmlinuz-{kernel_release}" in facts.files and image not in have.packages:
         problems.append(

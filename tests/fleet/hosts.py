@@ -297,6 +297,8 @@ def _host(made: Hosts, number: int, busybox: bool) -> Host:
     files = directory / "files"
     (files / "etc/ssh").mkdir(parents=True)
     (files / "boot/grub").mkdir(parents=True)
+    # Locks and journals come and go in it.
+    (files / "var/lib/krg-provision").mkdir(parents=True)
     (files / "root/.ssh").mkdir(parents=True, mode=0o700)
     key = files / "etc/ssh/host_key"
     subprocess.run(

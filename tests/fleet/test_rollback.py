@@ -204,6 +204,7 @@ def test_file_that_is_only_read_is_looked_at_again(host: Hosts, build: Path) -> 
     assert list(node.path(JOURNALS).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_only_the_newest_runs_are_kept(host: Hosts, tmp_path: Path) -> None:
     node = host.hosts[0]
     build = make_build(tmp_path / "build")
