@@ -106,6 +106,11 @@ if TYPE_CHECKING:
     help="Only the nodes that the last deployment left failed or not done.",
 )
 @click.option(
+    "--break-lock",
+    is_flag=True,
+    help="Take the lock of somebody else, whose work on the cluster is known to have ended.",
+)
+@click.option(
     "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")
@@ -133,6 +138,7 @@ def deploy(
     boot_timeout: float,
     prove_timeout: float,
     retry_failed: bool,
+    break_lock: bool,
     forks: int,
     verbose: bool,
     form: str,
@@ -155,7 +161,7 @@ def deploy(
       krg-provision deploy --nodes /etc/kerrighed_nodes --artifacts ./build --format json
     """
     from provision import artifacts as builds
-    from provision import events
+    from provision import events, lock
     from provision.boot import Limits
     from provision.carry_out import Way, carry_out
     from provision.console import say
@@ -188,6 +194,8 @@ def deploy(
             total = sum(o.plan.upload for o in outcomes.values() if o.plan and not o.bad)
             journal = stack.enter_context(events.journal(place))
             journal.write("begun", who=events.who(), build=build.build_id, reboot=reboot)
+            fine = [o.node for o in outcomes.values() if not o.bad]
+            stack.enter_context(lock.held(fine, among, say, break_lock=break_lock))
             with _progress(total) as on_sent:
                 outcomes = carry_out(wanted, among, outcomes, way, journal, say, on_sent)
     _report(wanted, list(outcomes.values()), form, check)

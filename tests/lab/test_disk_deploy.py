@@ -131,7 +131,7 @@ def test_power_cut_in_a_deploy(user: User, moment: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     ) as client:
-        wait_until(lambda: agent.run(place, f"{moment} 2>/dev/null", 20).ok, moment, seconds=LIMIT)
+        wait_until(lambda: agent.run(place, f"{moment} 2>/dev/null", 20).ok, moment, client)
         user("fault", "1", "powercut")
         wait_until(lambda: lab.ssh(1, "uname -r").strip() == stock, stock, seconds=LIMIT)
         client.kill()
