@@ -169,7 +169,7 @@ def execute(
     Examples:
       krg-provision exec --nodes cluster.toml uptime
       krg-provision exec --nodes 'krg[1-3]' cat /proc/cmdline
-      krg-provision exec --nodes cluster.toml 'tail -n 3 /var/log/kern.log | grep -i tipc'
+      krg-provision exec --nodes cluster.toml 'grep TIPC /var/log/kern.log | tail'
     """
     from provision.errors import KrgError
     from provision.fleet import fleet
