@@ -117,7 +117,7 @@ _WORDS = frozenset((
     "rootdrivers", "rootfs", "rootmapper", "saved", "session_id", "tool", "uid",
     "uptime", "watchdog", "watchdog_driver",
 ))  # fmt: skip
-_LISTS = ("has", "huge", "lacks", "linked", "nic", "odd", "pci", "place", "readonly")
+_LISTS = ("has", "huge", "lacks", "linked", "odd", "place", "readonly")
 
 
 class _Reader:
@@ -261,6 +261,7 @@ def parse(raw: bytes, mark: str) -> Facts:
         if value is not None:
             words[name] = value
     links = machine_facts.links(blobs.get("links", b""))
+    values = machine_facts.values(blobs.get("sys", b""))
     addresses = machine_facts.addresses(blobs.get("addresses", b""))
     return Facts(
         words=words,
@@ -279,8 +280,8 @@ def parse(raw: bytes, mark: str) -> Facts:
         versions=versions,
         has=has,
         modules=frozenset(words.pop("modules", "").split()),
-        pci=machine_facts.cards(lists["pci"], links),
-        nics=machine_facts.nics(lists["nic"], links, addresses),
+        pci=machine_facts.cards(values, links),
+        nics=machine_facts.nics(values, links, addresses),
         root_pci=machine_facts.root_pci(links),
         superblock=block,
         complete=found.complete,

@@ -110,14 +110,25 @@ def pci_in(paths: Iterable[str]) -> str | None:
     return parts[-1] if parts else None
 
 
-def cards(said: Iterable[str], where: Mapping[str, str]) -> dict[str, Pci]:
-    """Return the PCI devices of "ADDRESS MODALIAS" lines, with their drivers by the links."""
+# A path has colons of its own, in PCI addresses: what follows the file's name is its text.
+_VALUE = re.compile(r"(/sys/\S{1,1000}/(?:class|modalias|address)):(.{0,1000})")
+
+
+def values(grep: bytes) -> dict[str, str]:
+    """Return what stands in files of /sys, from what grep said: "PATH:LINE"."""
+    return {m[1]: m[2].strip() for line in lines(grep) if (m := _VALUE.match(line))}
+
+
+def cards(values: Mapping[str, str], where: Mapping[str, str]) -> dict[str, Pci]:
+    """Return the disk controllers and network cards, with their drivers by the links."""
     found = {}
-    for line in said:
-        address, _, modalias = line.partition(" ")
-        if _PCI.fullmatch(address):
-            driver = _base(where.get(f"/sys/bus/pci/devices/{address}/driver", ""))
-            found[address] = Pci(address, "" if modalias == "-" else modalias, driver)
+    for path, kind in values.items():
+        match = re.fullmatch(rf"/sys/bus/pci/devices/({_PCI.pattern})/class", path)
+        # PCI's base classes of mass storage and of network controllers.
+        if match and kind.startswith(("0x01", "0x02")):
+            room = f"/sys/bus/pci/devices/{match[1]}"
+            driver = _base(where.get(f"{room}/driver", ""))
+            found[match[1]] = Pci(match[1], values.get(f"{room}/modalias", ""), driver)
     return found
 
 
@@ -162,15 +173,15 @@ def addresses(said: bytes) -> dict[str, list[str]]:
 
 
 def nics(
-    said: Iterable[str], where: Mapping[str, str], numbers: Mapping[str, list[str]]
+    values: Mapping[str, str], where: Mapping[str, str], numbers: Mapping[str, list[str]]
 ) -> dict[str, Nic]:
-    """Return the interfaces of "NAME MAC" lines, with their cards by the links."""
+    """Return the network interfaces but lo, with their cards by the links."""
     found = {}
-    for line in said:
-        name, _, mac = line.partition(" ")
-        if _NAME.fullmatch(name):
+    for path, mac in values.items():
+        place, _, _ = path.rpartition("/")
+        name = place.removeprefix("/sys/class/net/")
+        if place == f"/sys/class/net/{name}" and _NAME.fullmatch(name) and name != "lo":
             plain = mac.lower() if re.fullmatch("[0-9A-Fa-f:]{2,60}", mac) else None
-            place = f"/sys/class/net/{name}"
             # Today the interface is a link, and the card's address in it; of old only device is.
             paths = [where.get(place, ""), where.get(f"{place}/device", "")]
             found[name] = Nic(name, plain, pci_in(paths), tuple(numbers.get(name, ())))

@@ -244,7 +244,7 @@ DEVICES = st.one_of(
 WORDS = st.sampled_from(
     ["init systemd", "init systemd 99999999999", "udev x", "version udevadm 252", "rootfs ext3",
      "rootfs (", "journal journal_64bit", "bootloader lilo", "hostname [", "etc_hostname krg2",
-     "clock_skew nan", "nic eth0 - /sys/0000:00:03.0", "rootpath /0000:00:1f.1", "watchdog yes",
+     "clock_skew nan", "watchdog yes",
      "init_link /lib/systemd/systemd", "version systemctl systemd", "firmware efi"]
 )  # fmt: skip
 
@@ -254,8 +254,14 @@ WORDS = st.sampled_from(
 def test_no_answer_of_a_node_ends_the_check(
     disk_is: str, card_is: str, words: list[str], start: bytes
 ) -> None:
-    lines = [f"pci 0000:00:1f.1 {disk_is} x", f"pci 0000:00:03.0 {card_is} -", *words]
+    devices = []
+    for address, kind, modalias in (("1f.1", 1, disk_is), ("03.0", 2, card_is)):
+        room = f"/sys/bus/pci/devices/0000:00:{address}"
+        devices += [f"{room}/class:0x0{kind}0180", f"{room}/modalias:{modalias}"]
+    lines = [*words, "blob sys", *devices, "mark"]
     raw = "\n".join(lines).encode("utf-8", "surrogatepass")
+    raw += b"\nblob links\nl /sys/block/hda/device -> 0000:00:1f.1\n"
+    raw += b"l /sys/class/net/eth0/device -> 0000:00:03.0\nmark"
     for name in (b"root", b"disk", b"init", b"libc /x"):
         raw += b"\nblob " + name + b"\n" + start + b"\nmark\n"
     found = parse(raw + b"end\n", "mark")
