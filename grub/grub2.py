@@ -239,30 +239,37 @@ def usable(entry: Entry, config: Config) -> bool:
     return kernel is not None and kernel.starts_alone and free
 
 
-def good_entry(config: Config, value: str) -> Entry:
+def good_entry(config: Config, value: str, avoid: str = "") -> Entry:
     """Return the entry to take root= and the arguments from: the default, or the first usable.
 
+    :param avoid: a kernel's file name; our own one, which update-grub lists as well.
     :raises MenuError: there is none.
     """
     default = find(config.entries, value)
     wanted: list[Entry] = [default] if default is not None else []
     for entry in (*wanted, *config.entries):
-        if usable(entry, config):
+        if usable(entry, config) and not _starts(entry, avoid):
             return entry
     if config.bls:
         raise MenuError("its entries are in /boot/loader/entries (BLS), which are not handled")
     raise MenuError("no entry starts Linux by itself: there would be no way back")
 
 
-def fallback(config: Config, value: str) -> int:
+def _starts(entry: Entry, name: str) -> bool:
+    kernel = entry.kernel
+    return kernel is not None and kernel.path.rpartition("/")[2] == name
+
+
+def fallback(config: Config, value: str, avoid: str = "") -> int:
     """Return the number for GRUB's variable ``fallback``: GRUB takes nothing but a number there.
 
+    :param avoid: as for :func:`good_entry`.
     :raises MenuError: no usable entry is in the first menu.
     """
-    good = good_entry(config, value)
+    good = good_entry(config, value, avoid)
     same = [e for e in config.entries if e.linux == good.linux or e.kernel == good.kernel]
     for entry in (good, *same, *config.entries):
-        if entry.top and entry.sure and usable(entry, config):
+        if entry.top and entry.sure and usable(entry, config) and not _starts(entry, avoid):
             return int(entry.number)
     raise MenuError("no entry of the first menu starts Linux by itself: there would be no way back")
 

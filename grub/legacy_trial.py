@@ -76,12 +76,14 @@ def state(text: str, saved: int | None = None) -> str:
 def good_index(text: str, saved: int | None = None) -> int:
     """Return the number of the entry to fall back to: the default, or the first that will do.
 
-    It starts Linux by itself: with root=, not for single-user work, no password, no question.
+    It starts Linux by itself: with root=, not for single-user work, no password, no question. Nor
+    is it our kernel, which update-grub lists as well when it finds it in /boot.
 
     :raises MenuError: there is none.
     """
     menu, used = legacy.entries(text), legacy.numbers(text, saved)
     locked = _has_password(text)
+    mine = {_file(entry) for entry in menu if entry.ours}
 
     def alone(number: int) -> bool:
         entry = menu[number]
@@ -93,13 +95,18 @@ def good_index(text: str, saved: int | None = None) -> int:
             for argument in saves
         )
         waits = bool(names & _WAITS) or (locked and "lock" in names)
-        return entry.usable and not entry.ours and not waits and not astray
+        other = not entry.ours and _file(entry) not in mine
+        return entry.usable and other and not waits and not astray
 
     wanted: tuple[int, ...] = (legacy.default_index(text, saved), *used.fallback, *range(len(menu)))
     for number in wanted:
         if number < len(menu) and alone(number):
             return number
     raise MenuError("no other entry starts Linux by itself: there would be no way back")
+
+
+def _file(entry: legacy.Entry) -> str | None:
+    return None if entry.kernel is None else entry.kernel.path.rpartition("/")[2]
 
 
 def _header(text: str) -> list[tuple[int, legacy.Command]]:

@@ -58,7 +58,12 @@ class _Menu:
     @property
     def fallback(self) -> int:
         """Return the number of the entry to boot when ours cannot be loaded."""
-        return grub2.fallback(self.config, self.default)
+        avoid = self.ours.path.rpartition("/")[2] if self.ours is not None else ""
+        return self.fallback_beside(avoid)
+
+    def fallback_beside(self, kernel: str) -> int:
+        """Return the same, if ``kernel`` is the file that our entry starts."""
+        return grub2.fallback(self.config, self.default, kernel)
 
 
 @contextmanager
@@ -163,7 +168,7 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
             kernel=_path(kernel, f"vmlinuz-{kernel_release}", facts),
             arguments=" ".join(line.arguments),
         )
-        made = custom_cfg.put(menu.custom, body, menu.fallback)
+        made = custom_cfg.put(menu.custom, body, menu.fallback_beside(f"vmlinuz-{kernel_release}"))
         refusals = list(line.refusals)
         if made != menu.custom and _state(menu) == "default":
             refusals.append(boot_line.own_default())

@@ -6,12 +6,14 @@ What is edited, and why it is safe, is in grub.legacy and grub.legacy_trial.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from grub import legacy, legacy_trial
 from grub.legacy_trial import Switched
 from provision import boot_line
+from provision.abi_note import kernel_version
 from provision.boot_line import Entry, File, Switch
 from provision.cluster import Node
 from provision.data import render
@@ -81,7 +83,7 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
         refusals = list(line.refusals)
         if made != text and legacy_trial.state(text, saved) == "default":
             refusals.append(boot_line.own_default())
-        notes = (*line.notes, *_notes(text, saved))
+        notes = (*line.notes, *_notes(text, saved), *_listed_first(text, kernel_release))
         return Entry((File(MENU, made.encode("latin-1"), 0o600),), tuple(refusals), notes)
 
 
@@ -93,6 +95,21 @@ def _notes(text: str, saved: int | None) -> Iterator[str]:
             f"default is {used.default}, the last entry before the new one: if an entry above "
             "it goes away (update-grub removes those of removed kernels), that number means "
             "the new one; name a lower one, or use default saved"
+        )
+
+
+def _listed_first(text: str, kernel_release: str) -> Iterator[str]:
+    """Warn where update-grub will put its own entry for our kernel above all others."""
+    paths = [e.kernel.path for e in legacy.entries(text) if e.kernel is not None and not e.ours]
+    found = (re.search(r"/vmlinu[xz]-(\d.*)", path) for path in paths)
+    releases = [match.group(1) for match in found if match is not None]
+    others = [kernel_version(r) for r in releases if r != kernel_release]
+    listed = "### BEGIN AUTOMAGIC KERNELS LIST" in text
+    if listed and others and max(others) < kernel_version(kernel_release):
+        yield (
+            f"update-grub, whenever it is run, lists {kernel_release} first, without its ids and "
+            "panic=: a default of 0 then means that; updatedefaultentry=true in menu.lst keeps the "
+            "default where it is"
         )
 
 

@@ -237,6 +237,8 @@ def select_all(
     names: dict[Path, frozenset[str]] = {}
     for text in nodes:
         path = _file(text)
+        if path is not None and is_host(text):
+            _check_meant(text, cluster)
         found = read_cluster(path or in_use(cluster))
         assert found.path is not None
         place = found.path.resolve()
@@ -270,6 +272,18 @@ def _file(text: str) -> Path | None:
     except OSError:  # a name that is too long
         is_file = False
     return path if is_file else None
+
+
+def _check_meant(text: str, cluster: Path | None) -> None:
+    """Refuse a file's name that is a node's name too: nobody can tell which was meant."""
+    try:
+        used = read_cluster(in_use(cluster))
+    except InputError:
+        return
+    if any(node.name == text for node in used.nodes):
+        raise InputError(
+            f"{text} is a file here and a node of {used.path}", hint=f"for the file write ./{text}"
+        )
 
 
 def _lab_file(name: str) -> Path:

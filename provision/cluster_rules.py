@@ -295,7 +295,9 @@ def check_cluster(cluster: Cluster, lines: Mapping[int, int], report: Report) ->
             (("login", login_of(node)), f"address {node.address} port {node.port or 22}"),
         ):
             if key in seen:
-                report.add(f"node {node.name}: {what} is already node {seen[key]}'s", line)
+                text = f"node {node.name}: {what} is already node {seen[key]}'s"
+                # Not judged yet, they may hold what a terminal obeys.
+                report.add(text if text.isprintable() else ascii(text), line)
             seen.setdefault(key, node.name)
     if not cluster.nodes:
         report.add("there is no node")

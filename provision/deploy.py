@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from provision import boot_entry, boot_plan, evidence, journal, node_rules, preflight
+from provision import boot_entry, boot_plan, evidence, journal, node_packages, node_rules, preflight
 from provision.artifacts import Artifacts, describe_or_none
 from provision.boot import Result
 from provision.boot_plan import Boot
@@ -27,6 +27,7 @@ from provision.errors import FailedError, InputError, KrgError
 from provision.facts import Facts
 from provision.fleet import Fleet
 from provision.node import ChangedError
+from provision.node_packages import Package
 from provision.plan import (
     Plan,
     Wanted,
@@ -140,11 +141,12 @@ class Target:
     force: frozenset[str] = frozenset()
     reboot: bool = False
     whole_cluster: bool = False
+    packages: tuple[Package, ...] = ()
 
     @property
     def paths(self) -> list[str]:
         """Return the paths a node is asked about."""
-        return [wanted.path for wanted in self.files]
+        return [wanted.path for wanted in (*self.files, *(one.file for one in self.packages))]
 
 
 def target(
@@ -155,6 +157,7 @@ def target(
     force: Iterable[str] = (),
     reboot: bool = False,
     whole_cluster: bool = False,
+    packages: Path | None = None,
 ) -> Target:
     """Check that build and cluster fit together, and that both can be used.
 
@@ -165,7 +168,14 @@ def target(
     check_access(cluster.selected)
     if reboot and not bootloader:
         raise InputError("--reboot needs our boot entry: leave --no-bootloader out")
-    return replace(made, reboot=reboot, whole_cluster=whole_cluster)
+    if whole_cluster and cluster.selected != cluster.nodes:
+        raise InputError(
+            f"--whole-cluster restarts all {len(cluster.nodes)} nodes, and {len(cluster.selected)} "
+            "are chosen",
+            hint="name the cluster file with --nodes, without --exclude",
+        )
+    debs = () if packages is None else node_packages.load(packages, build)
+    return replace(made, reboot=reboot, whole_cluster=whole_cluster, packages=debs)
 
 
 def installed(
@@ -267,14 +277,23 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
     else:
         # Nothing boots it there: what speaks against booting it is good to know.
         notes += refusals
-    planned = changes((*target.files, *_texts(target, entry)), facts)
+    packages = target.packages if facts.word("dpkg_architecture") is not None else ()
+    texts = _texts(target, entry)
+    part = node_packages.Part(target.files)
+    if packages:
+        part = node_packages.part(packages, target.build.kernel_release, facts)
+        # The init script is the package's.
+        texts = tuple(text for text in texts if text.path != "/etc/init.d/kerrighed")
+    planned = node_packages.with_theirs(changes((*part.files, *texts), facts))
+    problems += part.problems
+    notes += part.notes
     problems += obstacles(planned, facts)
     room = preflight.space(lack_of_space(planned, facts))
     problems += [str(refusal) for refusal in room if refusal.rule not in target.force]
     if problems:
         return Plan(node.name, problems=tuple(problems))
     linked = facts.linked or facts.word("tool") != "update-rc.d"
-    runs = () if linked else ("update-rc.d kerrighed defaults",)
+    runs = () if linked or packages else ("update-rc.d kerrighed defaults",)
     return Plan(
         node.name,
         planned,
@@ -282,7 +301,9 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         (),
         tuple(notes),
         made_from(facts),
-        _about(target.build, runs),
+        (*_about(target.build, runs), *part.about),
+        checks=part.checks,
+        first=part.first,
         prunes=journal.expendable(journal.read(facts)),
     )
 
@@ -366,7 +387,9 @@ def observe(
 
     def ask(node: Node) -> Facts:
         session = among.session(node).__enter__()
-        return session.facts(target.paths, running=target.reboot, idle=180.0)
+        return session.facts(
+            target.paths, running=target.reboot, packages=bool(target.packages), idle=180.0
+        )
 
     found: dict[str, Outcome] = {}
     for node, answer in among.each(nodes, ask):

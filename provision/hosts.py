@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from provision.errors import InputError
 from provision.runner import HostRunner, LocalRunner, Runner
-
-_HOST = re.compile(
-    r"(?:(?P<user>[a-z_][a-z0-9_.-]*)@)?(?P<host>[^@:\[\]]+|\[[^\]]+\])(?::(?P<port>\d+))?"
-)
 
 
 @contextmanager
@@ -27,22 +22,14 @@ def runner_for(host: str | None, key: Path | None = None) -> Iterator[Runner]:
     if host is None:
         yield LocalRunner()
         return
-    from provision.cluster import Node, is_host
+    from provision.cluster import Node, parse_login
     from provision.ssh import Shell, check_access
 
-    match = _HOST.fullmatch(host)
-    name = match["host"].strip("[]") if match else ""
-    if match is None or not is_host(name) or not 0 < int(match["port"] or 22) < 65536:
+    login = parse_login(host)
+    if login is None:
         raise InputError(f"--host {host!r}: expected user@host or user@host:port")
-    node = Node(
-        name=name,
-        id=1,
-        address=name,
-        # Left out, they come from ~/.ssh/config.
-        user=match["user"],
-        port=int(match["port"]) if match["port"] else None,
-        key=key,
-    )
+    # What is left out comes from ~/.ssh/config.
+    node = Node(login.host, 1, login.host, user=login.user, port=login.port, key=key)
     check_access([node])
     with Shell(node) as session:
         yield HostRunner(session.connection())

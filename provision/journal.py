@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grub import legacy
-from provision import boot_entry
+from provision import boot_entry, node_packages
 from provision.boot_entry import MENU
 from provision.cluster import Node
 from provision.errors import FailedError
@@ -95,8 +95,8 @@ class Journal:
         return self.state == "begun"
 
     def continues(self, other: Journal) -> bool:
-        """Tell whether it is the boot after a deploy: one run, whose journals have one date."""
-        return self.word("command") == "boot" and self.date == other.date
+        """Tell whether it belongs to the run before it: a boot is of what was deployed last."""
+        return self.word("command") == "boot" and self.number > other.number
 
     @property
     def undoes(self) -> tuple[str, ...]:
@@ -263,13 +263,20 @@ def _is_loader(path: str) -> bool:
 
 
 def rollback(
-    node: Node, facts: Facts, *, since: str | None = None, force: frozenset[str] = frozenset()
+    node: Node,
+    facts: Facts,
+    *,
+    since: str | None = None,
+    force: frozenset[str] = frozenset(),
+    leaves: bool = False,
 ) -> Plan:
     """Return the plan that brings a node back to what it was before the chosen runs.
 
     Files come back from the copies on the node, byte for byte, with mode and owner; what was
     added goes away, and directories with it once they are empty; nothing else is touched. Boot
     entries first: at no time one of them names a kernel that is gone.
+
+    :param leaves: the node is restarted into another kernel before any of it is done.
     """
     problems = []
     if facts.word("uid") != "0":
@@ -290,7 +297,12 @@ def rollback(
         planned, wrong = _restored(others, facts, force)
         planned = [*entry, *planned]
     problems += wrong
-    problems += _running(planned, facts)
+    packages = node_packages.undo(
+        [line for journal in runs for line in journal.about.get("package", ())], facts
+    )
+    problems += packages.problems
+    planned = list(node_packages.with_theirs(planned)) if packages.first else planned
+    problems += () if leaves else running(planned, facts)
     problems += _unbootable(planned, facts)
     problems += obstacles(planned, facts)
     problems += lack_of_space(planned, facts)
@@ -301,12 +313,13 @@ def rollback(
     return Plan(
         node.name,
         tuple(planned),
-        _undoing(runs, planned),
+        _undoing(runs, found),
         notes=tuple(_notes(runs, entry is not None, facts)),
         made_from=made_from(facts),
         about=(("command", "rollback"), *(("undoes", name) for name in names)),
         emptied=tuple(sorted(emptied, key=lambda path: (-path.count("/"), path))),
         closes=names,
+        first=packages.first,
         prunes=expendable(journals),
     )
 
@@ -340,12 +353,15 @@ def _restored(
     return [*first, *reversed([c for c in planned if not _is_loader(c.place)])], problems
 
 
-def _undoing(runs: Sequence[Journal], planned: Sequence[Change]) -> tuple[str, ...]:
-    """Return the commands that undo those that the runs gave."""
-    gone = {change.place for change in planned if change.wanted.absent}
-    ran = [command for journal in runs for command in journal.about.get("ran", ())]
-    if "/etc/init.d/kerrighed" not in gone:
+def _undoing(runs: Sequence[Journal], found: Mapping[str, _Former]) -> tuple[str, ...]:
+    """Return the commands that undo those that the runs gave.
+
+    Whether the script is still there or an interrupted rollback has removed it already.
+    """
+    script = found.get("/etc/init.d/kerrighed")
+    if script is None or script.line.before != ABSENT:
         return ()
+    ran = [command for journal in runs for command in journal.about.get("ran", ())]
     return tuple(dict.fromkeys(_UNDONE_BY[command] for command in ran if command in _UNDONE_BY))
 
 
@@ -387,14 +403,17 @@ def _without_entry(
     return None if switch.runs else changes(texts, facts)
 
 
-def _running(planned: Sequence[Change], facts: Facts) -> Iterator[str]:
+def running(planned: Sequence[Change], facts: Facts) -> Iterator[str]:
     """Refuse to remove the kernel that runs: its modules could no longer be loaded."""
     release = facts.word("kernel") or ""
     gone = [change.place for change in planned if change.wanted.absent]
     if f"/boot/vmlinuz-{release}" in gone or any(
         path.startswith(f"/lib/modules/{release}/") for path in gone
     ):
-        yield f"{release} is the kernel that runs there: boot another entry first, then roll back"
+        yield (
+            f"{release} is the kernel that runs there: boot another entry first (rollback --reboot "
+            "does it), then roll back"
+        )
 
 
 def _unbootable(planned: Sequence[Change], facts: Facts) -> Iterator[str]:

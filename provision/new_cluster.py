@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provision.cluster import Cluster, Node, parse_login, parse_set, read_toml
-from provision.cluster_rules import MAX_NODE_ID
+from provision.cluster_rules import MAX_NODE_ID, is_host, is_node_name
 from provision.data import render
 from provision.errors import FailedError, InputError, KrgError
 from provision.fleet import fleet
@@ -60,8 +60,8 @@ def read_hosts(text: str) -> list[Node]:
 def _hosts_of(line: str) -> list[Node]:
     if not line:
         return []
-    words = line.split()
-    if len(words) == 2 and not any(c in line for c in "[,!&"):
+    words = re.split("[ \t]+", line)
+    if len(words) == 2 and is_host(words[0]) and is_node_name(words[1]):
         return [Node(words[1], 1, words[0])]
     if ("@" in line or ":" in line) and "," not in line:
         try:

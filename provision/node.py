@@ -16,7 +16,7 @@ from provision.data import render
 from provision.errors import FailedError
 from provision.facts import Facts
 from provision.plan import AREAS, JOURNALS, Plan, area
-from provision.ssh import Output, Shell
+from provision.ssh import IDLE_SECONDS, Output, Shell
 from provision.upload import write_tar
 
 TEXTS = (
@@ -34,8 +34,12 @@ READS = (
     "/boot/grub2/grubenv",
     "/etc/default/grub",
 )
+# What dpkg knows of all packages.
+_DPKG_STATUS = "/var/lib/dpkg/status"
 _STAGE = ".krg-provision-"
-_STAGE_AREAS = ("/boot", "/boot/grub", "/boot/grub2", *AREAS, JOURNALS)
+_STAGE_AREAS = (
+    "/boot", "/boot/grub", "/boot/grub2", *(name for name in AREAS if name != "/etc"), JOURNALS,
+)  # fmt: skip
 
 
 class ChangedError(FailedError):
@@ -55,6 +59,7 @@ def apply_script(plan: Plan, kernel_release: str, date: str, token: str) -> str:
         stage=stage,
         # The one in /etc last: as long as it is there, the others will be looked for.
         stages=" ".join(f"{name}/{stage}" for name in (*others, "/etc")),
+        elsewhere=" ".join(f"{name}/{stage}" for name in others),
         tops=" ".join(tops),
         areas=_STAGE_AREAS,
         journals=JOURNALS,
@@ -64,6 +69,8 @@ def apply_script(plan: Plan, kernel_release: str, date: str, token: str) -> str:
         token=token,
         tree=f"/lib/modules/{kernel_release}" if kernel_release else "",
         staged_tree=f"/lib/modules/{stage}/{kernel_release}",
+        checks=tuple(command.replace("{stage}", stage) for command in plan.checks),
+        first=plan.first,
         runs=plan.runs,
         closes=plan.closes,
         prunes=plan.prunes,
@@ -86,6 +93,7 @@ class Session(Shell):
         *,
         running: bool = False,
         journals: bool = False,
+        packages: bool = False,
         idle: float = 60.0,
     ) -> Facts:
         """Ask the node about itself and about the files ``paths``, in one round trip.
@@ -93,17 +101,21 @@ class Session(Shell):
         :param running: also ask the running cluster, which can hang: what came before is kept.
         :param journals: also ask for all that former runs wrote down, and for the files named
             there; otherwise only what each run was.
+        :param packages: also ask dpkg, where there is one.
         :raises FailedError: the answer is unusable; says why where the node said so.
         """
         mark = "krg-" + secrets.token_hex(16)
+        dpkg = packages or journals
+        also = [path for path in READS if path not in TEXTS]
         script = render(
             "facts.sh.j2",
             places=" ".join(("/boot", *AREAS, "/var", "/")),
             has=" ".join(boot_facts.HAS),
             texts=" ".join(TEXTS),
-            also=" ".join(path for path in READS if path not in TEXTS),
+            also=" ".join((*also, *((_DPKG_STATUS,) if dpkg else ()))),
             journals=JOURNALS,
             whole=journals,
+            dpkg=dpkg,
             token=mark,
             running=running,
         )
@@ -146,7 +158,11 @@ class Session(Shell):
         stage = _STAGE + token
         script = apply_script(plan, kernel_release, date, token)
         output = self.run(
-            script, label=stage, send=lambda pipe: write_tar(pipe, plan, stage, on_sent)
+            script,
+            label=stage,
+            send=lambda pipe: write_tar(pipe, plan, stage, on_sent),
+            # Nothing is heard of dpkg until it has ended.
+            idle=900.0 if plan.first else IDLE_SECONDS,
         )
         self._judge(output)
 

@@ -22,7 +22,7 @@ ABSENT = "absent"
 # What runs leave behind on a node: what they replaced, so that it can be brought back.
 JOURNALS = "/var/lib/krg-provision/journal"
 # Where files are made ready: on the same file system as their final place.
-AREAS = ("/lib/modules", "/usr/local", "/etc")
+AREAS = ("/lib/modules", "/usr/local", "/var/cache", "/etc")
 # What a file costs on disk beyond its bytes, and what is never used up.
 _BLOCK = 4096
 _RESERVE = 128 * 1024
@@ -111,12 +111,14 @@ def text_wanted(path: str, content: bytes, mode: int = 0o644) -> Wanted:
 class Change:
     """One file that is not as wanted; ``before`` is what is there now.
 
-    Without ``keep`` no copy of that is kept: it can be had again in another way.
+    Without ``keep`` no copy of that is kept: it can be had again in another way. ``theirs``
+    is what a command of the plan writes as well, before this does.
     """
 
     wanted: Wanted
     before: Seen | Text | None
     keep: bool = True
+    theirs: bool = False
 
     @property
     def place(self) -> str:
@@ -187,6 +189,9 @@ def made_from(facts: Facts) -> MadeFrom:
 class Plan:
     """What is to be done on one node; with ``problems`` nothing is.
 
+    :param checks: commands that must succeed before anything is changed; "{stage}" in them is
+        the name of the staging directories.
+    :param first: commands between the files in /var/cache and all others.
     :param made_from: what must still be so when it is carried out.
     :param about: words for the journal: what this is (command, build, kernel release).
     :param emptied: directories that go away if nothing is left in them, the deepest first.
@@ -203,12 +208,14 @@ class Plan:
     about: tuple[tuple[str, str], ...] = ()
     emptied: tuple[str, ...] = ()
     closes: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
     prunes: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Tell whether the node is as wanted."""
-        return not self.changes and not self.runs and not self.closes
+        return not (self.changes or self.runs or self.closes or self.first)
 
     @property
     def upload(self) -> int:
@@ -265,7 +272,7 @@ def obstacles(planned: Sequence[Change], facts: Facts) -> list[str]:
 def place(change: Change) -> str:
     """Return the name under which the facts know a change's file system."""
     path = change.place
-    names = ("/boot", "/lib/modules", "/usr/local", "/etc")
+    names = ("/boot", "/lib/modules", "/usr/local", "/var", "/etc")
     return next((name for name in names if path.startswith(name + "/")), "/etc")
 
 
@@ -387,6 +394,7 @@ def show(plans: Iterable[Plan], *, verbose: bool = False) -> Iterator[tuple[str,
     for plan in plans:
         texts = [
             *(f"problem: {problem}" for problem in plan.problems),
+            *(f"run {command}" for command in plan.first),
             *_describe(plan.changes, verbose),
             *(f"close the journal of {name}" for name in plan.closes),
             *(f"run {command}" for command in plan.runs),
@@ -417,6 +425,7 @@ def as_plan_json(plan: Plan) -> dict[str, Any]:
 
     return {
         "changes": [one(change) for change in plan.changes],
+        "first": list(plan.first),
         "runs": list(plan.runs),
         "problems": list(plan.problems),
         "notes": list(plan.notes),

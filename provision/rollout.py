@@ -60,7 +60,7 @@ def roll(
     plan = waves(names, pace)
     failed, why = failed_before, ""
     if pace.max_down is not None and failed > pace.max_down:
-        why = f"{failed} nodes had failed before it began, more than --max-down {pace.max_down}"
+        why = f"{_count(failed)} failed before it began, more than --max-down {pace.max_down}"
     for number, wave in enumerate(plan):
         if why:
             yield from ((name, why) for name in wave)
@@ -70,4 +70,8 @@ def roll(
         if bad and number == 0 and len(plan) > 1 and 0 < pace.canary < len(names):
             why = f"the canary {bad[0]} failed"
         elif pace.max_down is not None and failed > pace.max_down:
-            why = f"{failed} nodes have failed, more than --max-down {pace.max_down}"
+            why = f"{_count(failed)} failed, more than --max-down {pace.max_down}"
+
+
+def _count(failed: int) -> str:
+    return f"{failed} node{'s' if failed != 1 else ''}"

@@ -20,7 +20,6 @@ import shlex
 import socket
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,8 +165,8 @@ def _way(connection: Connection) -> list[Connection]:
     return found
 
 
-def _verify_keys(connection: Any, node: Node) -> KnownKeys:
-    """Make one connection check its host's key before it logs in."""
+def _verify_keys(connection: Any, node: Node, *, old: bool) -> KnownKeys:
+    """Make one connection check its host's key before it logs in; ``old`` as Node.old_ssh."""
     import paramiko
 
     said = connection.ssh_config
@@ -192,7 +191,7 @@ def _verify_keys(connection: Any, node: Node) -> KnownKeys:
     connection.client.set_missing_host_key_policy(Check())
     arguments = connection.connect_kwargs
     disabled: dict[str, list[str]] = {}
-    if connection.host == node.address and node.old_ssh:
+    if old:
         disabled["pubkeys"] = ["rsa-sha2-512", "rsa-sha2-256"]
     unwanted = known.unwanted(paramiko.Transport._preferred_keys)  # type: ignore[attr-defined]
     if unwanted:
@@ -210,9 +209,7 @@ class _DroppedError(Exception):
     """The server closed the connection before it said anything: worth another try."""
 
 
-_gates: defaultdict[tuple[str, int], threading.Semaphore] = defaultdict(
-    lambda: threading.Semaphore(_AT_ONCE)
-)
+_gates: dict[tuple[str, int], threading.Semaphore] = {}
 
 
 def _open(hop: Any, known: KnownKeys, *, shared: bool) -> None:
@@ -225,7 +222,11 @@ def _open(hop: Any, known: KnownKeys, *, shared: bool) -> None:
 
     where = f"{hop.host} port {hop.port}"
     started = time.monotonic()
-    gate = _gates[(hop.host, int(hop.port))] if shared else contextlib.nullcontext()
+    place = hop.host, int(hop.port)
+    # setdefault is one step for all threads.
+    gate: Any = _gates.setdefault(place, threading.Semaphore(_AT_ONCE))
+    if not shared:
+        gate = contextlib.nullcontext()
     try:
         with gate:
             started = time.monotonic()
@@ -318,8 +319,9 @@ class Shell:
         self._connection = _connection(self.node)
         way = _way(self._connection)
         for hop in way:
-            known = _verify_keys(hop, self.node)
-            _open(hop, known, shared=hop is not way[-1])
+            last = hop is way[-1]
+            known = _verify_keys(hop, self.node, old=last and self.node.old_ssh)
+            _open(hop, known, shared=not last)
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from provision import node_packages
 from provision.artifacts import Artifacts
 from provision.boot_entry import has_loader
 from provision.cluster import Cluster, Node
@@ -73,6 +74,9 @@ def _build(target: Target | None, node: Node, facts: Facts) -> str:
     """Say in a word or two how what is installed compares with the build."""
     if target is None or not facts.complete:
         return "unknown"
+    release = target.build.kernel_release
+    if node_packages.read(facts).version(f"linux-image-{release}") != "-":
+        return "running" if facts.word("kernel") == release else "installed"
     if all(path not in facts.files for path in target.paths):
         return "not installed"
     # A node without GRUB Legacy is compared by its files.
@@ -82,7 +86,7 @@ def _build(target: Target | None, node: Node, facts: Facts) -> str:
     if plan.changes:
         count = len(plan.changes)
         return f"{count} file{'s' if count > 1 else ''} differ{'' if count > 1 else 's'}"
-    return "running" if facts.word("kernel") == target.build.kernel_release else "installed"
+    return "running" if facts.word("kernel") == release else "installed"
 
 
 def ask(
@@ -109,7 +113,7 @@ def ask(
 
         def one(node: Node) -> Facts:
             session = among.session(node).__enter__()
-            return session.facts(paths, running=True, idle=idle)
+            return session.facts(paths, running=True, packages=True, idle=idle)
 
         for node, answer in among.each(cluster.selected, one):
             if isinstance(answer, KrgError):

@@ -42,9 +42,18 @@ def staged(change: Change, stage: str) -> str:
     return f"{top}/{stage}{change.place[len(top) :]}"
 
 
+def _is_early(change: Change, plan: Plan) -> bool:
+    """Tell whether a file goes before the commands: packages; on the way back, boot entries."""
+    if plan.closes:
+        return change.place.startswith(("/boot/grub/", "/boot/grub2/"))
+    return change.place.startswith("/var/cache/")
+
+
 def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
     """Return the lines of the lists that the script reads; no word in them holds a blank."""
-    sums, copies, moves = [], [], []
+    sums, copies = [], []
+    early: list[str] = []
+    late: list[str] = []
     directories: set[str] = set()
     for change in plan.changes:
         wanted, place = change.wanted, staged(change, stage)
@@ -54,14 +63,18 @@ def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
         if kind == "file":
             sums.append(f"{digest}  {place}")
         keep = "yes" if change.backed_up else "no"
-        moves.append(f"{place} {change.place} {token_of(change.before)} {wanted.token} {keep}")
+        check = "no" if change.theirs else "yes"
+        line = f"{place} {change.place} {token_of(change.before)} {wanted.token} {keep} {check}"
+        (early if _is_early(change, plan) else late).append(line)
         parts = change.place.split("/")
         if not wanted.absent:
             directories |= {"/".join(parts[:count]) for count in range(2, len(parts))}
     return {
         "sums": sums,
         "copies": copies,
-        "moves": moves,
+        "moves": early + late,
+        "early": early,
+        "late": late,
         # The deepest first: the order in which they can be removed.
         "directories": sorted(directories, key=lambda name: (-name.count("/"), name)),
         "emptied": list(plan.emptied),

@@ -16,7 +16,7 @@ from provision import boot_entry
 from provision.boot_entry import Switch
 from provision.cluster import Node
 from provision.errors import FailedError
-from provision.facts import Facts, Text
+from provision.facts import Facts, Space, Text
 
 CORPUS = Path(__file__).parent / "grub_corpus"
 GRUB_CFG = (CORPUS / "debian12.grub.cfg").read_text()
@@ -35,7 +35,8 @@ class Place:
     @property
     def facts(self) -> Facts:
         texts = {path: Text(t, 0o600, 0, 0, path) for path, t in self.texts.items()}
-        return Facts(words=self.words, texts=texts, complete=True)
+        space = {"/boot": Space("/boot", 1 << 30)} if self.words.get("boot") == "separate" else {}
+        return Facts(words=self.words, texts=texts, space=space, complete=True)
 
     def make(self, node: Node = NODE, **kept: object) -> boot_entry.Entry:
         made = boot_entry.make(
@@ -153,3 +154,10 @@ def test_grub_editenv_reads_what_is_armed(tmp_path: Path) -> None:
     path.write_bytes(node.texts["/boot/grub/grubenv"])
     done = subprocess.run(["grub-editenv", path, "list"], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["saved_entry=0", "krg_trial=1"]
+
+
+@pytest.mark.parametrize(("release", "first"), [("2.6.18-6-686", True), ("2.6.26-2-686", False)])
+def test_update_grub_would_list_ours_first(release: str, first: bool) -> None:
+    text = (CORPUS / "debian-etch.menu.lst").read_text().replace("2.6.18-6-686", release)
+    notes = legacy_place(text).make().notes
+    assert any("lists 2.6.20" in note for note in notes) == first

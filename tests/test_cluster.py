@@ -365,3 +365,30 @@ def test_lines_of_unusual_toml() -> None:
 @pytest.mark.parametrize("text", ["id = 1\x00", "id = " + "1" * 5000, "a = " + "[" * 5000])
 def test_toml_beyond_all_bounds(text: str) -> None:
     assert wrong(text).startswith("/c/cluster.toml:")
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> str:
+    """Give a good file with a few pieces cut, doubled, or replaced by what TOML is made of."""
+    text = draw(st.sampled_from([TOML, MORE, LINES, TUTORIAL]))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.integers(0, 12)))
+        pieces = st.sampled_from(['"', "'", '"""', "[", "]", "[[node]]", "{", "}", "=", "\n", ".",
+                                  "#", "\\", "1", "-1", "1.5", "true", "\x1b", "a = {", "\u2028",
+                                  text[start:end] * 2])  # fmt: skip
+        text = text[:start] + draw(st.one_of(pieces, st.text(max_size=5))) + text[end:]
+    return text
+
+
+@given(damaged())
+def test_any_damaged_file_is_read_or_refused(text: str) -> None:
+    for read in (read_toml, read_nodes_file):
+        try:
+            cluster = read(Path("/c/x"), text)
+        except InputError as error:
+            assert error.message.startswith("/c/x")
+            assert all(c.isprintable() or c == "\n" for c in error.message), error.message
+            continue
+        assert all(line.count(":") == 2 for line in cluster.nodes_file().splitlines()[2:])
+        assert all(node.where.startswith("/c/x") for node in cluster.nodes)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from provision import abi_note, artifacts, facts, plan, status
+from provision import deploy as deployment
 from provision.boot_entry import MENU
 from provision.cluster import Cluster, Node
 from provision.deploy import Target, build_files, make_plan
@@ -533,3 +534,14 @@ def test_paths_that_are_none(tmp_path: Path, key: str, value: str) -> None:
 )
 def test_node_sets(names: list[str], folded: str) -> None:
     assert plan.fold(names) == folded
+
+
+def test_the_whole_cluster_is_all_of_its_nodes(tmp_path: Path) -> None:
+    build = artifacts.load(make_build(tmp_path / "b", arch="x86_64"))
+    nodes = (Node("krg1", 1, "10.0.0.1"), Node("krg2", 2, "10.0.0.2"))
+    cluster = Cluster(1, 1, nodes)
+    assert deployment.target(cluster, build, reboot=True, whole_cluster=True).whole_cluster
+    some = replace(cluster, only=frozenset({"krg1"}))
+    assert deployment.target(some, build, reboot=True).cluster.selected == nodes[:1]
+    with pytest.raises(InputError, match="restarts all 2 nodes, and 1 are chosen"):
+        deployment.target(some, build, reboot=True, whole_cluster=True)

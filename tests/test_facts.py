@@ -36,6 +36,7 @@ def script() -> str:
         also="/etc/hostname",
         journals=JOURNALS,
         whole=True,
+        dpkg=True,
         token=MARK,
         running=False,
     )

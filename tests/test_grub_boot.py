@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import grub_boot
@@ -12,6 +13,8 @@ from test_boot_entry import RELEASE, Place, grub2_place, legacy_place
 
 from grub import grubenv
 from provision import boot_entry
+from provision.boot_entry import Switch
+from provision.facts import Facts
 
 KERNEL = f"/boot/vmlinuz-{RELEASE}"
 MENU = """\
@@ -31,6 +34,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("packages")
 
 
+Step = Callable[[Facts, str], Switch]
+
+
 def files(node: Place) -> dict[str, bytes | None]:
     return {**node.texts, "/boot/vmlinuz-good": None, KERNEL: None}
 
@@ -40,11 +46,11 @@ def which(said: list[str]) -> list[str]:
     return ["ours" if "node_id=1" in line else line.split()[-1] for line in said]
 
 
-def do(node: Place, machine: Machine, step: object) -> None:
+def do(node: Place, machine: Machine, step: Step) -> None:
     """Do a step with what is on the disk now, and write what comes out."""
     for path in node.texts:
         node.texts[path] = machine.read(path)
-    for file in node.do(step).texts:  # type: ignore[arg-type]
+    for file in node.do(step).texts:
         machine.write(file.path, file.content)
 
 
@@ -58,6 +64,22 @@ def test_legacy(tmp_path: Path, packages: Path) -> None:
     assert machine.read("/boot/grub/default")[:2] == b"0\0"
     do(node, machine, boot_entry.commit)
     assert which(machine.boots(2)) == ["ours", "ours"]
+
+
+@pytest.mark.slow
+def test_legacy_with_carriage_returns(tmp_path: Path, packages: Path) -> None:
+    """And with nothing but a timeout above the entries: both lines are added."""
+    text = MENU.replace("default 0\n", "").replace("\n", "\r\n")
+    node = legacy_place(text)
+    node.make()
+    node.do(boot_entry.arm)
+    package = grub_boot.unpacked("grub-legacy", packages)
+    machine = grub_boot.legacy(tmp_path, package, files(node))
+    assert which(machine.boots(2)) == ["ours", "good"]
+    do(node, machine, boot_entry.commit)
+    assert which(machine.boots(1)) == ["ours"]
+    do(node, machine, lambda facts, _: boot_entry.remove(facts))
+    assert node.texts["/boot/grub/menu.lst"] == text.encode()
 
 
 @pytest.mark.slow

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provision.cli.init import init as command
 from provision.cluster import Cluster, Login, Node, read_cluster, read_toml
 from provision.errors import FailedError, InputError
 from provision.new_cluster import Answer, parse_answer, read_hosts, with_answer, write
@@ -103,11 +105,18 @@ def test_from_the_tutorials_file(home: Path, tmp_path: Path) -> None:
         (["--hosts", ",".join(f"{'n' * 50}{n}" for n in range(1, 81))], "fewer than 4096"),
     ],
 )
-def test_what_is_not_written(home: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_what_is_not_written(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "hosts").write_text("a\nb[\n")
-    done = init(tmp_path, *arguments)
-    assert done.returncode == 2 and done.stdout == "", done.stdout
-    assert says in done.stderr
+    done = CliRunner().invoke(command, arguments)
+    assert isinstance(done.exception, InputError), done.output
+    assert says in done.exception.message and done.output == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["home", "hosts"]
 
 

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provision import cluster as clusters
+from provision.cli.nodes import nodes_options
 from provision.cluster import in_use, is_host, parse_set, select, select_all
 from provision.errors import InputError
 from provision.paths import labs_dir
@@ -135,6 +139,52 @@ def test_a_labs_nodes(here: Path, home: Path) -> None:
     assert "lab demo has no cluster.toml" in wrong("lab:demo")
     (lab / "cluster.toml").write_text(text("node", 2))
     assert names(select("lab:demo", "node01")) == ["node02"]
+
+
+def test_a_file_that_is_called_as_a_node(here: Path) -> None:
+    (here / "krg01").write_text("session = 1\nx:1\n")
+    assert "krg01 is a file here and a node of cluster.toml" in wrong("krg01")
+    assert names(select("./krg01")) == ["x"]
+    assert names(select("krg[01-02]")) == ["krg01", "krg02"]
+
+
+@pytest.mark.parametrize(("ends", "code"), [((0, 0), 0), ((0, 1), 1), ((1, 0), 1), ((3, 1), 3)])
+def test_a_command_is_called_for_each_cluster(here: Path, ends: tuple[int, ...], code: int) -> None:
+    (here / "b.toml").write_text(text("b", 3, session=2))
+    seen = []
+
+    @click.command()
+    @nodes_options
+    @click.option("--forks", default=1)
+    def work(*, cluster: clusters.Cluster, forks: int) -> None:
+        seen.append((cluster.session, len(cluster.selected), forks))
+        sys.exit(ends[len(seen) - 1])
+
+    words = ["--nodes", "krg[01-03]", "--nodes", "b.toml", "--exclude", "b01", "--forks", "4"]
+    done = CliRunner().invoke(work, words)
+    assert (done.exit_code, seen) == (code, [(1, 3, 4), (2, 2, 4)])
+
+
+def test_completion(here: Path, home: Path) -> None:
+    def offered(*words: str) -> list[str]:
+        from click.shell_completion import ShellComplete
+
+        from provision.cli import cli
+
+        found = ShellComplete(cli, {}, "krg-provision", "X").get_completions(
+            list(words[:-1]), words[-1]
+        )
+        return [item.value for item in found if item.type != "file"]
+
+    assert offered("deploy", "--nodes", "krg0") == [f"krg0{number}" for number in range(1, 10)]
+    assert offered("status", "--exclude", "krg1") == ["krg10", "krg11", "krg12"]
+    (here / "b.toml").write_text(text("b", 2))
+    assert offered("status", "--cluster", "b.toml", "--nodes", "") == ["b01", "b02"]
+    (labs_dir() / "demo").mkdir(parents=True)
+    (labs_dir() / "demo/lab.json").write_text("{}")
+    assert offered("status", "--nodes", "lab") == ["lab:demo"]
+    (here / "cluster.toml").write_text("broken")
+    assert offered("status", "--nodes", "krg") == []
 
 
 def test_several_clusters(here: Path) -> None:

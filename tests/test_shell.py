@@ -19,8 +19,12 @@ VALUES = {
     "also": "/boot/grub/default",
     "areas": ("/boot", "/etc"),
     "boot_id": "0",
+    "checks": ["dpkg --dry-run -i /x.deb"],
     "closes": ["20260101T000000Z-0"],
     "date": "20260101T000000Z",
+    "dpkg": True,
+    "elsewhere": "/boot/.krg-provision-0",
+    "first": ["dpkg -i /x.deb </dev/null"],
     "has": "/boot/grub/menu.lst /sbin/init",
     "journals": "/var/lib/krg-provision/journal",
     "kernel": "6.1",
@@ -103,7 +107,17 @@ def test_script_made_from_a_template(name: str, running: bool, tmp_path: Path) -
     few = (
         {}
         if running
-        else {"reads": [], "runs": [], "tree": "", "closes": [], "prunes": [], "whole": False}
+        else {
+            "reads": [],
+            "runs": [],
+            "tree": "",
+            "closes": [],
+            "prunes": [],
+            "whole": False,
+            "checks": [],
+            "first": [],
+            "dpkg": False,
+        }
     )
     path = tmp_path / name.removesuffix(".j2")
     path.write_text(render(name, **(VALUES | {"running": running} | few)), "utf-8")

@@ -30,13 +30,21 @@ from provision.ssh import Shell
 from provision.ssh_keys import KnownKeys, Line, read_known_hosts
 
 
-@pytest.fixture
-def server(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Host]:
-    """Run a server whose Ed25519 key is known, and that has an RSA key too."""
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    known = home / ".ssh/known_hosts"
-    with sshd.running(tmp_path / "sshd", tmp_path / "there", known, "HostKey PLACE/rsa\n") as made:
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Host]:
+    """Run a server with an Ed25519 and an RSA key."""
+    place = tmp_path_factory.mktemp("server")
+    with sshd.running(place / "sshd", place / "there", None, "HostKey PLACE/rsa\n") as made:
         yield made
+
+
+@pytest.fixture
+def server(one_server: sshd.Host, home: Path) -> sshd.Host:
+    """Return a server whose Ed25519 key is known."""
+    (home / ".ssh").mkdir(mode=0o700)
+    line = f"[127.0.0.1]:{one_server.port} {blob(one_server, 'ed25519')}\n"
+    known(home).write_text(line)
+    return one_server
 
 
 def node(server: sshd.Host) -> Node:
@@ -256,6 +264,67 @@ def test_keys_of_the_agent(
             says_hello(replace(node(server), key=None))
         finally:
             running.terminate()
+
+
+def test_a_proxy_command_that_says_nothing_is_ended(
+    server: sshd.Host, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "_LIMITS", {"banner_timeout": 0.5, "auth_timeout": 5.0})
+    monkeypatch.setattr(ssh, "CONNECT_SECONDS", 0.6)
+    configure(home, f"Host *\n  ProxyCommand sh -c 'echo $$ >{tmp_path}/pid; exec sleep 600'\n")
+    assert "says nothing" in refused(node(server)).message
+    pid = int((tmp_path / "pid").read_text())
+    with contextlib.suppress(ProcessLookupError):
+        # Ended: at most its exit status is still to be read.
+        assert os.waitid(os.P_PID, pid, os.WEXITED) is not None
+
+
+def test_many_nodes_behind_one_gate(home: Path, tmp_path: Path) -> None:
+    """sshd drops what is more than its MaxStartups; all nodes log in to the gate first."""
+    file = home / ".ssh/known_hosts"
+    hard = "MaxStartups 16:100:16\n"
+    with (
+        sshd.running(tmp_path / "gate", tmp_path / "a", file, hard) as gate,
+        sshd.running(tmp_path / "sshd", tmp_path / "b", home / "more", "MaxStartups 99\n") as end,
+    ):
+        with file.open("a") as known:
+            known.write((home / "more").read_text())
+        keys = tmp_path / "gate/authorized"
+        keys.write_text(keys.read_text() + end.key.with_suffix(".pub").read_text())
+        jump = (Login("127.0.0.1", "root", gate.port),)
+        nodes = [replace(node(end), name=f"n{number}", jump=jump) for number in range(40)]
+        with fleet(nodes, 40) as among:
+
+            def hello(of: Node) -> bytes:
+                with among.session(of) as shell:
+                    return shell.run("echo hello", label="test").out
+
+            found = [answer for _, answer in among.each(nodes, hello)]
+        assert found == [b"hello\n"] * 40
+        assert "MaxStartups" not in (tmp_path / "gate/log").read_text()
+
+
+OLD = """HostKey PLACE/rsa
+HostKeyAlgorithms ssh-rsa
+PubkeyAcceptedAlgorithms ssh-rsa
+KexAlgorithms diffie-hellman-group14-sha1
+Ciphers aes128-ctr
+MACs hmac-sha1
+"""
+
+
+def test_a_server_of_the_time(home: Path, tmp_path: Path) -> None:
+    """Nothing newer than what OpenSSH 5.1 has; reached by another name in ssh_config."""
+    with sshd.running(tmp_path / "sshd", tmp_path / "there", known(home), OLD) as server:
+        key = tmp_path / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", key], check=True)
+        authorized = tmp_path / "sshd/authorized"
+        authorized.write_text(key.with_suffix(".pub").read_text())
+        known(home).write_text(f"[127.0.0.1]:{server.port} {blob(server, 'rsa')}\n")
+        configure(home, "Host krg1\n  HostName 127.0.0.1\n")
+        of = Node("krg1", 1, "krg1", port=server.port, key=key)
+        assert "does not let root in" in refused(of).message
+        says_hello(replace(of, old_ssh=True))
 
 
 # --- servers that misbehave ---------------------------------------------------------------

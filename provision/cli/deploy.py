@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     help="The build to install.  [default: the newest that fits the cluster]",
     shell_complete=complete.builds,
 )
+@click.option(
+    "--packages",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Install the build's Debian packages in DIR, made by the command package, on nodes that "
+    "have dpkg.  [default: files]",
+)
 @click.option("--check", is_flag=True, help="Show what would change; change nothing.")
 @click.option(
     "--bootloader/--no-bootloader", default=True, help="Write the GRUB Legacy entry or not."
@@ -99,6 +106,11 @@ if TYPE_CHECKING:
     help="Only the nodes that the last deployment left failed or not done.",
 )
 @click.option(
+    "--break-lock",
+    is_flag=True,
+    help="Take the lock of somebody else, whose work on the cluster is known to have ended.",
+)
+@click.option(
     "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")
@@ -114,6 +126,7 @@ def deploy(
     *,
     cluster: Cluster,
     artifacts: Path | None,
+    packages: Path | None,
     check: bool,
     bootloader: bool,
     force: tuple[str, ...],
@@ -125,6 +138,7 @@ def deploy(
     boot_timeout: float,
     prove_timeout: float,
     retry_failed: bool,
+    break_lock: bool,
     forks: int,
     verbose: bool,
     form: str,
@@ -147,7 +161,7 @@ def deploy(
       krg-provision deploy --nodes /etc/kerrighed_nodes --artifacts ./build --format json
     """
     from provision import artifacts as builds
-    from provision import events
+    from provision import events, lock
     from provision.boot import Limits
     from provision.carry_out import Way, carry_out
     from provision.console import say
@@ -162,6 +176,7 @@ def deploy(
         force=force,
         reboot=reboot,
         whole_cluster=whole_cluster,
+        packages=packages,
     )
     way = Way(
         _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
@@ -179,6 +194,8 @@ def deploy(
             total = sum(o.plan.upload for o in outcomes.values() if o.plan and not o.bad)
             journal = stack.enter_context(events.journal(place))
             journal.write("begun", who=events.who(), build=build.build_id, reboot=reboot)
+            fine = [o.node for o in outcomes.values() if not o.bad]
+            stack.enter_context(lock.held(fine, among, say, break_lock=break_lock))
             with _progress(total) as on_sent:
                 outcomes = carry_out(wanted, among, outcomes, way, journal, say, on_sent)
     _report(wanted, list(outcomes.values()), form, check)
@@ -215,12 +232,13 @@ def _only(cluster: Cluster, retry_failed: bool, whole_cluster: bool) -> Sequence
     if not retry_failed:
         return cluster.selected
     names = events.to_repeat(cluster)
-    if not names:
+    nodes = [node for node in cluster.selected if node.name in names]
+    if not nodes:
         raise InputError(
             "--retry-failed: the last deployment from this machine left no node failed",
             hint="leave it out to look at all nodes",
         )
-    return [node for node in cluster.selected if node.name in names]
+    return nodes
 
 
 @contextmanager

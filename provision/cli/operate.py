@@ -168,7 +168,7 @@ def execute(
     \b
     Examples:
       krg-provision exec --nodes cluster.toml uptime
-      krg-provision exec --nodes 'krg[1-3]' -- dmesg -n 1
+      krg-provision exec --nodes 'krg[1-3]' cat /proc/cmdline
       krg-provision exec --nodes cluster.toml 'tail -n 3 /var/log/kern.log | grep -i tipc'
     """
     from provision.errors import KrgError

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -48,6 +49,29 @@ def _date(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
     help="changed: bring back the former file although somebody changed it since.",
 )
 @click.option(
+    "--reboot",
+    is_flag=True,
+    help="Restart a node that runs the kernel that is to go into its former default first.",
+)
+@click.option(
+    "--whole-cluster",
+    is_flag=True,
+    help="With --reboot: restart all nodes at once; a running Kerrighed cluster is one machine.",
+)
+@click.option(
+    "--boot-timeout",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(1, 86400),
+    metavar="SECONDS",
+    help="How long a node may take to come back.",
+)
+@click.option(
+    "--break-lock",
+    is_flag=True,
+    help="Take the lock of somebody else, whose work on the cluster is known to have ended.",
+)
+@click.option(
     "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")
@@ -66,6 +90,10 @@ def rollback(
     since: str | None,
     only_list: bool,
     force: tuple[str, ...],
+    reboot: bool,
+    whole_cluster: bool,
+    boot_timeout: float,
+    break_lock: bool,
     forks: int,
     verbose: bool,
     form: str,
@@ -74,33 +102,43 @@ def rollback(
 
     Files come from the copies that each run keeps on its node; what it added is removed. The
     plan is printed first, and carried out as printed. Refused: files that somebody changed
-    since, and removing the kernel that runs. Exit code 1: a node failed, or, with --check,
-    something would change.
+    since, and removing the kernel that runs, unless --reboot may restart the node. Exit code 1:
+    a node failed, or, with --check, something would change.
 
     \b
     Examples:
       krg-provision rollback --nodes cluster.toml --check
-      krg-provision rollback --nodes cluster.toml --list
+      krg-provision rollback --nodes 'krg[1-3]' --list
       krg-provision rollback --nodes cluster.toml --to 20261125T140000Z
     """
+    from provision import events, lock
+    from provision.boot import Limits
     from provision.console import say
-    from provision.deploy import apply_plans
+    from provision.errors import InputError
     from provision.fleet import fleet
-    from provision.rollback import Wish, observe
+    from provision.rollback import Wish, carry_back, observe
     from provision.ssh import check_access
 
     check_access(cluster.selected)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
-    with fleet(cluster.selected, forks, debug=debug) as among:
+    wish = Wish(since, frozenset(force), reboot, whole_cluster)
+    if whole_cluster and (not reboot or cluster.selected != cluster.nodes):
+        raise InputError("--whole-cluster needs --reboot, and all nodes of the cluster selected")
+    with contextlib.ExitStack() as stack:
+        if not check and not only_list:
+            stack.enter_context(events.locked(cluster))
+        among = stack.enter_context(fleet(cluster.selected, forks, debug=debug))
         say(f"asking {len(cluster.selected)} nodes what was done to them")
-        outcomes = observe(cluster.selected, among, Wish(since, frozenset(force)))
+        outcomes = observe(cluster.selected, among, wish)
         if only_list:
             _list(list(outcomes.values()), form)
             sys.exit(1 if any(o.facts is None for o in outcomes.values()) else 0)
         if form == "text":
-            _show(list(outcomes.values()), verbose)
-        if not check:
-            outcomes = apply_plans("", among, outcomes, say)
+            _show(list(outcomes.values()), verbose, whole_cluster)
+        if not check and any(o.state == "would change" for o in outcomes.values()):
+            fine = [o.node for o in outcomes.values() if not o.bad]
+            stack.enter_context(lock.held(fine, among, say, break_lock=break_lock))
+            outcomes = carry_back(among, outcomes, wish, Limits(boot=boot_timeout), say)
     _report(list(outcomes.values()), form, check)
     changes = check and any(o.state == "would change" for o in outcomes.values())
     if changes or any(o.bad for o in outcomes.values()):
@@ -138,9 +176,10 @@ def _list(outcomes: Sequence[Outcome], form: str) -> None:
         click.echo(f"{fold(names)}:\n{text}")
 
 
-def _show(outcomes: Sequence[Outcome], verbose: bool) -> None:
+def _show(outcomes: Sequence[Outcome], verbose: bool, whole: bool) -> None:
     """Print the plans, before anything is changed."""
     from provision.plan import fold, show
+    from provision.rollback import leaves
 
     plans = [o.plan for o in outcomes if o.plan is not None and not o.bad]
     for names, text in show((p for p in plans if not p.empty), verbose=verbose):
@@ -148,6 +187,11 @@ def _show(outcomes: Sequence[Outcome], verbose: bool) -> None:
         for line in text.split("\n"):
             click.echo(f"  {line}")
         click.echo()
+    going = [o for o in outcomes if o.state == "would change" and leaves(o)]
+    if going:
+        names = fold(o.node.name for o in going)
+        how = "all at once" if whole else "one node at a time"
+        click.echo(f"{names}:\n  restart into the former default entry first, {how}\n")
     same = [o.node.name for o in outcomes if o.state == "unchanged"]
     if same:
         click.echo(f"{fold(same)}: nothing to take back\n")

@@ -275,13 +275,32 @@ def test_deploy_in_the_middle_of_another_is_refused(host: Hosts, tmp_path: Path)
     # From this machine, then by somebody at another.
     same, _, said = deploy(host, build)
     host.operator = "elsewhere"
-    code, out, _ = deploy(host, build)
+    locked, _, also = deploy(host, build)
+    # Even where the lock is overruled, two do not write to one node.
+    code, out, _ = deploy(host, build, "--break-lock")
     os.killpg(running.pid, signal.SIGCONT)
     first, err = running.communicate(timeout=60)
-    assert (same, code, running.returncode) == (1, 1, 0), out + first + err
+    assert (same, locked, code, running.returncode) == (1, 1, 1, 0), out + first + err
+    assert f"(process {running.pid}, since " in also and "is at work on krg1" in also
     assert f"(process {running.pid}) since " in said and "is at work on this cluster" in said
     assert "another krg-provision is at work on this node" in out
     assert node.stages() == []
+
+
+def test_somebody_else_at_work_on_the_cluster(hosts: Hosts, build: Path) -> None:
+    """Nothing is changed on any node while another operator holds the lock of one."""
+    lock = hosts.hosts[1].path("/var/lib/krg-provision/lock")
+    lock.parent.mkdir(parents=True)
+    lock.symlink_to("ann@desk:4711:1700000000")
+    code, out, err = deploy(hosts, build)
+    assert code == 1
+    assert "ann@desk (process 4711, since 2023-11-1" in err and "at work on krg2" in err
+    assert not any(host.path(KERNEL).exists() for host in hosts.hosts)
+    locks = [host.path("/var/lib/krg-provision/lock") for host in hosts.hosts]
+    assert [path.is_symlink() for path in locks] == [False, True, False]
+    code, out, err = deploy(hosts, build, "--break-lock")
+    assert code == 0, out + err
+    assert [path.is_symlink() for path in locks] == [False, False, False]
 
 
 def on_move(node: Host, script: str) -> None:

@@ -136,7 +136,7 @@ def test_unreachable_nodes_count_before_anything_is_begun(
     hosts.hosts[2].stop_network()
     code, out = deploy(hosts, build)
     assert code == 1, out
-    assert "krg[1-2]: not begun: 1 nodes had failed before it began" in out
+    assert "krg[1-2]: not begun: 1 node failed before it began" in out
     assert [m.boots for m in machines] == [[], [], []]
     code, out = deploy(hosts, build, "--max-down", "1")
     assert (code, out.rstrip().splitlines()[-1]) == (1, "3 nodes: 2 booted, 1 failed"), out
@@ -190,3 +190,33 @@ def test_a_menu_edited_between_plan_and_arming(
     assert "krg1: failed: not restarted: the boot loader's files were changed" in out
     assert b"timeout=9" in menu.read_bytes() and machines[0].boots == []
     assert MENU_LST[:40] == menu.read_bytes()[:40]
+
+
+def test_rollback_leaves_the_kernel_that_is_to_go(
+    fleet: tuple[Hosts, list[Machine]], build: Path
+) -> None:
+    hosts, machines = fleet
+    before = [host.tree() for host in hosts.hosts]
+    assert deploy(hosts, build, "--canary", "0", "--wave", "3")[0] == 0
+    back = ("rollback", "--nodes", str(hosts.cluster), "--boot-timeout", "20")
+    done = hosts.run(*back)
+    assert done.returncode == 1
+    assert f"{RELEASE} is the kernel that runs there" in done.stdout
+    # One that does not leave: nothing is taken back from it, nor begun with the next.
+    machines[0].fate[STOCK] = "hang"
+    done = hosts.run(*back[:-1], "3", "--reboot")
+    assert done.returncode == 1, done.stdout
+    assert "krg1: down: did not come back within 3 s" in done.stdout
+    assert "krg[2-3]: not begun: 1 node failed, more" in done.stdout
+    assert hosts.hosts[0].path(f"/boot/vmlinuz-{RELEASE}").exists()
+    machines[0].fate.clear()
+    machines[0].power_cycle()
+    done = hosts.run(*back, "--reboot")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [m.release for m in machines] == [STOCK] * 3
+    for host, tree in zip(hosts.hosts, before, strict=True):
+        after = host.tree()
+        ours = ("var/", "boot/grub/default")
+        kept = {name: what for name, what in after.items() if not name.startswith(ours)}
+        assert kept == {name: what for name, what in tree.items() if not name.startswith(ours)}
+    assert [next_boot(m) for m in machines] == [STOCK] * 3

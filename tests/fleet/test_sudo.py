@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -97,6 +100,29 @@ def test_sudo_with_a_password(host: Hosts, build: Path, rule: str) -> None:
         ),
         env=host.environment(), check=True,
     )  # fmt: skip
+
+
+def test_the_password_is_asked_for_once_and_not_shown(hosts: Hosts, build: Path) -> None:
+    for node in hosts.hosts[:2]:
+        give_sudo(node, "user ALL=(ALL) ALL")
+    hosts.hosts[2:] = []
+    hosts.write(node_extra='user = "user"\nsudo = "ask"\n')
+    argv = hosts.argv("status", "--nodes", "cluster.toml", "--artifacts", str(build))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(hosts.directory)
+        os.execvpe(argv[0], argv, {**hosts.environment(), "TERM": "dumb"})
+    said = b""
+    with contextlib.suppress(OSError):  # what Linux says at the end of a terminal
+        while data := os.read(terminal, 1 << 16):
+            said += data
+            if said.endswith(b"on the nodes: "):
+                os.write(terminal, PASSWORD.encode() + b"\n")
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(terminal)
+    assert status == 0, said.decode()
+    assert said.count(b"Password") == 1 and PASSWORD.encode() not in said
+    assert said.count(b"not installed") == 2
 
 
 def test_sudo_that_refuses(hosts: Hosts, build: Path) -> None:
