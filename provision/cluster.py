@@ -67,7 +67,8 @@ def read_cluster(path: Path) -> Cluster:
     try:
         with path.open("rb") as stream:
             raw = stream.read(_MAX_BYTES + 1)
-        text = raw.decode("utf-8")
+        # Some editors begin a file with a mark of its encoding.
+        text = raw.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such file", hint=f"krg-provision init writes one; {DESCRIBED}"
@@ -289,13 +290,7 @@ def _check_meant(text: str, cluster: Path | None) -> None:
 def _lab_file(name: str) -> Path:
     from provision.lab import state
 
-    path = state.load_up(name).directory / "cluster.toml"
-    if not path.exists():
-        raise InputError(
-            f"lab {name} has no cluster.toml: its nodes cannot be reached over SSH",
-            hint="krg-provision lab console speaks with a node",
-        )
-    return path
+    return state.cluster_file(name)
 
 
 def _known(text: str, clusters: Sequence[Cluster]) -> tuple[str, ...]:

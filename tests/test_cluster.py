@@ -86,6 +86,12 @@ def test_comments_blanks_and_carriage_returns_are_taken_but_not_written() -> Non
     assert cluster.nodes_file() == "session=1\nnbmin=1\nkrg1:1:eth0\nkrg2:2:eth0\n"
 
 
+def test_a_mark_of_the_encoding_is_passed_over(tmp_path: Path) -> None:
+    for name, text in (("c.toml", TOML), ("kerrighed_nodes", TUTORIAL)):
+        (tmp_path / name).write_text("\ufeff" + text, "utf-8")
+        assert read_cluster(tmp_path / name).nodes
+
+
 def test_toml() -> None:
     cluster = toml(TOML)
     assert (cluster.session, cluster.nbmin) == (12, 2)

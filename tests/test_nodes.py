@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,6 +17,8 @@ from provision import cluster as clusters
 from provision.cli.nodes import nodes_options
 from provision.cluster import in_use, is_host, parse_set, select, select_all
 from provision.errors import InputError
+from provision.lab import state
+from provision.lab.state import Lab
 from provision.paths import labs_dir
 
 
@@ -130,14 +133,12 @@ def test_a_kerrighed_nodes_file_beside_is_a_file(here: Path) -> None:
 
 
 def test_a_labs_nodes(here: Path, home: Path) -> None:
-    lab = labs_dir() / "demo"
-    lab.mkdir(parents=True)
-    (lab / "lab.json").write_text(
-        '{"format": 1, "name": "demo", "session": 1, "build": "b", "arch": "i386",'
-        ' "kernel_release": "r", "memory": 1, "accel": "tcg", "created": 0, "nodes": []}'
-    )
-    assert "lab demo has no cluster.toml" in wrong("lab:demo")
-    (lab / "cluster.toml").write_text(text("node", 2))
+    made = Lab("demo", 1, "b", "i386", "r", 1, "tcg", 0.0, (), "none")
+    made.directory.mkdir(parents=True)
+    state.save(made)
+    assert "lab demo has no boot loader and no SSH" in wrong("lab:demo")
+    state.save(replace(made, bootloader="legacy"))
+    (made.directory / "cluster.toml").write_text(text("node", 2))
     assert names(select("lab:demo", "node01")) == ["node02"]
 
 
