@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option("--check", is_flag=True, help="Show what would change; change nothing.")
 @click.option(
-    "--bootloader/--no-bootloader", default=True, help="Write the GRUB Legacy entry or not."
+    "--bootloader/--no-bootloader", default=True, help="Write our entry for GRUB or not."
 )
 @click.option(
     "--force",
