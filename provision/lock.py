@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from provision.cluster import Node
 from provision.data import render
 from provision.errors import FailedError, KrgError
-from provision.fleet import ClosedError, Fleet
+from provision.fleet import ClosedError, Fleet, fleet
 from provision.node import Session
 
 _HOLDER = re.compile(r"([A-Za-z0-9_.@-]{1,120}):([0-9]{1,10}):([0-9]{1,12})")
@@ -111,7 +111,16 @@ def held(
                 hint="wait until that is done; if it was interrupted for good: --break-lock",
             )
         yield
-    finally:
+    except KeyboardInterrupt:
+        # What is under way ends first: an upload must not go on behind a lock that is given back.
+        among.close()
+        with fleet(taken, 16) as others_done:
+            _give_back(taken, others_done, me)
+        raise
+    except BaseException:
+        _give_back(taken, among, me)
+        raise
+    else:
         _give_back(taken, among, me)
 
 

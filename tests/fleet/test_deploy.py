@@ -241,8 +241,16 @@ def test_interrupted_upload_leaves_nothing(
             running.communicate()
     assert running.returncode in (-signal.SIGKILL, 130)
     wait_for("the node to clean up", lambda: not node.stages())
+    # A killed process cannot give its lock back: the next one finds that it has ended.
+    lock = node.path("/var/lib/krg-provision/lock")
+    assert lock.is_symlink() == (number == signal.SIGKILL)
+    left = lock.readlink() if lock.is_symlink() else Path()
+    lock.unlink(missing_ok=True)
     assert node.tree() == before
+    if number == signal.SIGKILL:
+        lock.symlink_to(left)
     assert deploy(host, build)[0] == 0
+    assert not lock.is_symlink()
 
 
 def test_what_a_crashed_node_kept_is_removed(host: Hosts, build: Path) -> None:
@@ -290,7 +298,7 @@ def test_deploy_in_the_middle_of_another_is_refused(host: Hosts, tmp_path: Path)
 def test_somebody_else_at_work_on_the_cluster(hosts: Hosts, build: Path) -> None:
     """Nothing is changed on any node while another operator holds the lock of one."""
     lock = hosts.hosts[1].path("/var/lib/krg-provision/lock")
-    lock.parent.mkdir(parents=True)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     lock.symlink_to("ann@desk:4711:1700000000")
     code, out, err = deploy(hosts, build)
     assert code == 1
