@@ -15,7 +15,10 @@ def main() -> None:
     """Run the benchmarks asked for, all by default, and print tables."""
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=["kernel", "kconfig", "packages", "repo"], help="only this one"
+        "what",
+        nargs="?",
+        choices=["kernel", "kconfig", "packages", "repo", "nodes"],
+        help="only this one",
     )
     kernel = parser.add_argument_group("kernel: build-kernel against make by hand")
     kernel.add_argument("--arch", default="x86_64")
@@ -24,6 +27,8 @@ def main() -> None:
     kconfig = parser.add_argument_group("kconfig: config lint against a bare Kconfiglib")
     kconfig.add_argument("--starts", type=int, default=11, help="processes of each kind")
     kconfig.add_argument("--modern-tree", type=Path, metavar="DIR", help="6.12, unpacked")
+    fleet = parser.add_argument_group("nodes: deploy against bare Fabric and scp")
+    fleet.add_argument("--hosts", type=int, default=64)
     options = parser.parse_args()
     if options.what in (None, "kconfig"):
         import configurations
@@ -41,6 +46,10 @@ def main() -> None:
         import repository
 
         repository.main()
+    if options.what in (None, "nodes"):
+        import nodes
+
+        nodes.main(options.hosts, 3)
 
 
 if __name__ == "__main__":
