@@ -3,16 +3,75 @@
 
 from __future__ import annotations
 
-import gzip
-import io
+import struct
 import tarfile
+import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import IO
 
 from provision.errors import FailedError
 from provision.facts import Text
 from provision.plan import Change, Plan, area, plain, token_of
+
+# Compressed files are kept for the next node up to this many bytes, all together.
+_KEPT_BYTES = 64 << 20
+_LEVEL = 1
+
+
+class _Packer:
+    """Files compressed once for all nodes; safe to be used by many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str, bytes] = {}
+        self._left = _KEPT_BYTES
+
+    def packed(self, sha256: str, content: bytes) -> bytes:
+        """Return ``content`` as deflate blocks (RFC 1951) that refer to nothing before them."""
+        with self._lock:
+            # Others wait meanwhile: they want the same file.
+            found = self._found.get(sha256)
+            if found is None:
+                packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+                found = packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
+                if len(found) <= self._left:
+                    self._found[sha256] = found
+                    self._left -= len(found)
+        return found
+
+
+_PACKER = _Packer()
+
+
+class _Gzip:
+    """Writes one gzip member (RFC 1952) that may hold blocks compressed before."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+        self._sum, self._size = 0, 0
+        pipe.write(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\x03")
+
+    def _count(self, data: bytes) -> None:
+        self._sum = zlib.crc32(data, self._sum)
+        self._size += len(data)
+
+    def write(self, data: bytes) -> None:
+        self._count(data)
+        self._pipe.write(self._packer.compress(data))
+
+    def write_packed(self, data: bytes, blocks: bytes) -> None:
+        """Write ``data``, which ``blocks`` are the deflate blocks of."""
+        self._count(data)
+        # What follows must refer to nothing before the blocks, which the packer never saw.
+        self._pipe.write(self._packer.flush(zlib.Z_FULL_FLUSH))
+        self._pipe.write(blocks)
+
+    def close(self) -> None:
+        self._pipe.write(self._packer.flush(zlib.Z_FINISH))
+        self._pipe.write(struct.pack("<LL", self._sum, self._size & 0xFFFFFFFF))
 
 
 def write_tar(pipe: IO[bytes], plan: Plan, stage: str, on_sent: Callable[[int], None]) -> None:
@@ -23,17 +82,17 @@ def write_tar(pipe: IO[bytes], plan: Plan, stage: str, on_sent: Callable[[int], 
     :param on_sent: takes the size of each file after it was sent.
     :raises FailedError: a file of the build cannot be read.
     """
-    with (
-        gzip.GzipFile(fileobj=pipe, mode="wb", compresslevel=1) as packed,
-        tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as archive,
-    ):
-        for name, lines in _lists(plan, stage).items():
-            text = "".join(f"{line}\n" for line in lines)
-            _add(archive, f"etc/{stage}/{name}", text.encode(), 0o600)
-        for change in plan.changes:
-            if change.wanted.sent:
-                _add_change(archive, change, staged(change, stage).lstrip("/"))
-                on_sent(change.wanted.size)
+    packed = _Gzip(pipe)
+    for name, lines in _lists(plan, stage).items():
+        text = "".join(f"{line}\n" for line in lines)
+        _add(packed, f"etc/{stage}/{name}", text.encode(), 0o600)
+    for change in plan.changes:
+        if change.wanted.sent:
+            _add_change(packed, change, staged(change, stage).lstrip("/"))
+            on_sent(change.wanted.size)
+    # The end of an archive: two empty blocks.
+    packed.write(bytes(2 * tarfile.BLOCKSIZE))
+    packed.close()
 
 
 def staged(change: Change, stage: str) -> str:
@@ -82,13 +141,22 @@ def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
     }
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
+def _header(packed: _Gzip, member: tarfile.TarInfo) -> None:
+    packed.write(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % tarfile.BLOCKSIZE)
+
+
+def _add(packed: _Gzip, name: str, content: bytes, mode: int) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode, member.mtime = len(content), mode, int(time.time())
-    archive.addfile(member, io.BytesIO(content))
+    _header(packed, member)
+    packed.write(content + _padding(len(content)))
 
 
-def _add_change(archive: tarfile.TarFile, change: Change, name: str) -> None:
+def _add_change(packed: _Gzip, change: Change, name: str) -> None:
     wanted = change.wanted
     member = tarfile.TarInfo(name)
     member.mode, member.mtime = change.mode, int(time.time())
@@ -96,16 +164,19 @@ def _add_change(archive: tarfile.TarFile, change: Change, name: str) -> None:
         member.uid, member.gid = change.before.uid, change.before.gid
     if wanted.target is not None:
         member.type, member.linkname = tarfile.SYMTYPE, wanted.target
-        archive.addfile(member)
+        _header(packed, member)
         return
-    member.size = wanted.size
-    if wanted.content is not None:
-        archive.addfile(member, io.BytesIO(wanted.content))
-        return
-    assert wanted.source is not None
-    try:
-        stream = wanted.source.open("rb")
-    except OSError as error:
-        raise FailedError(f"{wanted.source}: {error.strerror}") from error
-    with stream:
-        archive.addfile(member, stream)
+    content = wanted.content
+    if content is None:
+        assert wanted.source is not None
+        try:
+            content = wanted.source.read_bytes()
+        except OSError as error:
+            raise FailedError(f"{wanted.source}: {error.strerror}") from error
+    member.size = len(content)
+    _header(packed, member)
+    if wanted.source is not None:
+        packed.write_packed(content, _PACKER.packed(wanted.sha256, content))
+    else:
+        packed.write(content)
+    packed.write(_padding(len(content)))

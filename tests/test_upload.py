@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is sent to a node is one gzip'ed tar that real tar, gzip and busybox read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from provision import upload
+from provision.plan import Change, Plan, Wanted, text_wanted
+from provision.upload import write_tar
+
+STAGE = ".krg-provision-0123456789abcdef"
+
+
+def plan_of(directory: Path, contents: list[bytes]) -> Plan:
+    wanted = [text_wanted("/etc/default/kerrighed", b"ENABLE=true\n")]
+    for number, content in enumerate(contents):
+        source = directory / f"source{number}"
+        source.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        # Names longer than a tar header holds, too.
+        path = f"/lib/modules/2.6.20/{'long/' * (number % 30)}{number}.ko"
+        wanted.append(Wanted(path, digest, len(content), 0o644, source=source))
+    wanted.append(Wanted("/usr/local/bin/migrate", "", 0, 0o777, target="krgadm"))
+    return Plan("krg1", tuple(Change(one, None) for one in wanted))
+
+
+def sent(plan: Plan) -> bytes:
+    pipe = io.BytesIO()
+    write_tar(pipe, plan, STAGE, lambda _: None)
+    return pipe.getvalue()
+
+
+def expected(plan: Plan) -> dict[str, bytes | str]:
+    found: dict[str, bytes | str] = {}
+    for change in plan.changes:
+        one = change.wanted
+        place = upload.staged(change, STAGE)
+        if one.target is not None:
+            found[place] = one.target
+        else:
+            found[place] = one.content if one.source is None else one.source.read_bytes()  # type: ignore[assignment]
+    return found
+
+
+CONTENTS = st.lists(
+    st.one_of(
+        st.binary(max_size=2000),
+        st.builds(lambda part, count: part * count, st.binary(min_size=1), st.integers(1, 4000)),
+        st.sampled_from([b"", bytes(511), bytes(512), bytes(513), bytes(70_000)]),
+    ),
+    max_size=6,
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(contents=CONTENTS)
+def test_every_byte_arrives(tmp_path: Path, contents: list[bytes]) -> None:
+    plan = plan_of(tmp_path, contents)
+    # The second node gets what was compressed for the first.
+    for raw in (sent(plan), sent(plan)):
+        with tarfile.open(fileobj=io.BytesIO(raw), mode="r:gz") as archive:
+            found: dict[str, bytes | str] = {}
+            for member in archive:
+                if member.name.startswith(f"etc/{STAGE}/") and member.name.count("/") == 2:
+                    continue
+                stream = archive.extractfile(member) if member.isfile() else None
+                found[f"/{member.name}"] = member.linkname if stream is None else stream.read()
+        assert found == expected(plan)
+
+
+@pytest.mark.parametrize("tools", [("gzip", "tar"), ("busybox gzip", "busybox tar")])
+def test_real_programs_read_it(tmp_path: Path, tools: tuple[str, str]) -> None:
+    if shutil.which(tools[0].split()[0]) is None:
+        pytest.skip("needs busybox: apt-get install busybox-static")
+    contents = [b"", b"x" * 100_000, bytes(range(256)) * 5000, b"\n"]
+    plan = plan_of(tmp_path, contents)
+    raw = sent(plan)
+    subprocess.run([*tools[0].split(), "-t"], input=raw, check=True)
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run([*tools[1].split(), "-xzf", "-", "-C", str(out)], input=raw, check=True)
+    for place, content in expected(plan).items():
+        path = out / place.lstrip("/")
+        assert (str(path.readlink()) if isinstance(content, str) else path.read_bytes()) == content
+
+
+def test_what_is_kept_for_the_next_node_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    packer = upload._Packer()
+    packer._left = 10_000
+    for number in range(8):
+        content = os.urandom(3000)
+        assert packer.packed(str(number), content) == packer.packed(str(number), content)
+    assert sum(map(len, packer._found.values())) <= 10_000
+    assert len(packer._found) == 3
