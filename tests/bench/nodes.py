@@ -91,6 +91,9 @@ def main(count: int, rounds: int) -> None:
                 host.path("/lib/modules/payload").unlink()
             first = timed(hosts, deploy(hosts, build))
             memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+            # Hashing the payload on all hosts is no part of the other comparison.
+            small = make_build(top / "small")
+            timed(hosts, deploy(hosts, small))
             script = top / "bare.py"
             script.write_text(BARE)
             addresses = [host.address for host in hosts.hosts]
@@ -101,7 +104,7 @@ def main(count: int, rounds: int) -> None:
             bare, same = [], []
             for _ in range(rounds):
                 bare.append(timed(hosts, bare_argv))
-                same.append(timed(hosts, deploy(hosts, build)))
+                same.append(timed(hosts, deploy(hosts, small)))
         finally:
             hosts.close()
     a, b = statistics.median(same), statistics.median(bare)
