@@ -20,13 +20,12 @@ class Boot:
 
     ``action``: "trial" (boot once into our entry, make it the default when proven), "restart"
     (ours is the default already), "prove" (the kernel runs already, but is not the default).
-    ``switch`` is the arming for a trial, as it was printed; ``back`` names the kernel that
-    runs now.
+    ``switch`` is the arming for a trial, as it was printed; ``texts`` say it to people.
     """
 
     action: str
     switch: Switch
-    text: str
+    texts: tuple[str, ...]
 
 
 def after(plan: Plan, facts: Facts) -> Facts:
@@ -62,7 +61,7 @@ def make(
     if runs and plan.empty and state == "default" and not (together and whole_cluster):
         return None
     if runs and plan.empty and state != "default":
-        return Boot("prove", Switch(), f"{kernel_release} runs already: make it the default")
+        return Boot("prove", Switch(), (f"{kernel_release} runs already: make it the default",))
     if together and not whole_cluster and "running-cluster" not in force:
         online = evidence.counts(facts).get("online")
         raise FailedError(
@@ -73,17 +72,15 @@ def make(
     later = after(plan, facts)
     if boot_entry.state(later, kernel_release, node) == "default":
         text = f"restart into {kernel_release}, the default entry; there is no way back from it"
-        return Boot("restart", Switch(), text)
+        return Boot("restart", Switch(), (text,))
     switch = boot_entry.arm(later, kernel_release, node)
     against = [str(refusal) for refusal in switch.refusals if refusal.rule not in force]
     if against:
         raise FailedError("; ".join(against))
-    return Boot("trial", switch, "\n".join(_text(node, later, switch, facts, kernel_release)))
+    return Boot("trial", switch, tuple(_texts(later, switch, facts, kernel_release)))
 
 
-def _text(
-    node: Node, later: Facts, switch: Switch, facts: Facts, kernel_release: str
-) -> Iterator[str]:
+def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> Iterator[str]:
     yield (
         f"restart once into {kernel_release}; back to {facts.word('kernel')} at the next start "
         "unless it proves itself, then it becomes the default"

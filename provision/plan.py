@@ -356,11 +356,11 @@ def _size(change: Change) -> int:
     return change.wanted.size
 
 
-def _describe(planned: Sequence[Change], verbose: bool) -> Iterator[str]:
+def _describe(planned: Sequence[Change], verbose: bool, diffs: bool) -> Iterator[str]:
     """Yield one text per thing a person wants to see: a diff, a file, a directory of files."""
     files: dict[tuple[str, str], list[Change]] = {}
     for change in planned:
-        if not change.wanted.is_text:
+        if not (change.wanted.is_text and diffs):
             files.setdefault((place(change), change.verb), []).append(change)
     for (name, verb), group in files.items():
         # What is replaced may be somebody else's: it is always named.
@@ -374,7 +374,7 @@ def _describe(planned: Sequence[Change], verbose: bool) -> Iterator[str]:
             top = _common(change.place for change in group) or name
             yield f"{verb} {len(group)} files below {top} ({total:,} bytes; --verbose names them)"
     for change in planned:
-        if change.wanted.is_text:
+        if change.wanted.is_text and diffs:
             yield diff(change)
 
 
@@ -395,20 +395,34 @@ def fold(names: Iterable[str]) -> str:
     return str(NodeSet.fromlist(list(names), resolver=RESOLVER_NOGROUP))
 
 
-def show(plans: Iterable[Plan], *, verbose: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield (node set, text) for everything the plans do, identical texts only once."""
+def show(
+    plans: Iterable[Plan], *, verbose: bool = False, diffs: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Yield (node set, text) for everything the plans do, identical texts only once.
+
+    :param verbose: name every file.
+    :param diffs: show settings as diffs, not by their names only.
+    """
+    return folded((plan.name, _texts(plan, verbose, diffs)) for plan in plans)
+
+
+def _texts(plan: Plan, verbose: bool, diffs: bool) -> list[str]:
+    return [
+        *(f"problem: {problem}" for problem in plan.problems),
+        *(f"run {command}" for command in plan.first),
+        *_describe(plan.changes, verbose, diffs),
+        *(f"close the journal of {name}" for name in plan.closes),
+        *(f"run {command}" for command in plan.runs),
+        *(f"note: {note}" for note in plan.notes),
+    ]
+
+
+def folded(texts_of: Iterable[tuple[str, Iterable[str]]]) -> Iterator[tuple[str, str]]:
+    """Yield (node set, text) out of (node, its texts): identical texts only once."""
     groups: dict[str, list[str]] = {}
-    for plan in plans:
-        texts = [
-            *(f"problem: {problem}" for problem in plan.problems),
-            *(f"run {command}" for command in plan.first),
-            *_describe(plan.changes, verbose),
-            *(f"close the journal of {name}" for name in plan.closes),
-            *(f"run {command}" for command in plan.runs),
-            *(f"note: {note}" for note in plan.notes),
-        ]
+    for name, texts in texts_of:
         for text in texts:
-            groups.setdefault(text, []).append(plan.name)
+            groups.setdefault(text, []).append(name)
     # What concerns the same nodes stands together.
     for nodes in dict.fromkeys(tuple(names) for names in groups.values()):
         same = [text for text, names in groups.items() if tuple(names) == nodes]

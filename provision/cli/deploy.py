@@ -111,6 +111,12 @@ if TYPE_CHECKING:
 @click.option(
     "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
 )
+@click.option(
+    "--diff/--no-diff",
+    "diffs",
+    default=True,
+    help="Show changed settings as diffs, or by their names only.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")
 @click.option(
     "--format",
@@ -138,6 +144,7 @@ def deploy(
     retry_failed: bool,
     break_lock: bool,
     forks: int,
+    diffs: bool,
     verbose: bool,
     form: str,
 ) -> None:
@@ -187,7 +194,7 @@ def deploy(
         say(f"asking {len(only)} nodes what they have")
         outcomes = observe(wanted, among, only)
         if form == "text":
-            _show(wanted, list(outcomes.values()), verbose, way)
+            _show(wanted, list(outcomes.values()), verbose, diffs, way)
         if place is not None and any(o.state == "would change" for o in outcomes.values()):
             total = sum(o.plan.upload for o in outcomes.values() if o.plan and not o.bad)
             journal = stack.enter_context(events.journal(place))
@@ -252,26 +259,28 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def _show(target: Target, outcomes: Sequence[Outcome], verbose: bool, way: Way) -> None:
+def _show(
+    target: Target, outcomes: Sequence[Outcome], verbose: bool, diffs: bool, way: Way
+) -> None:
     """Print the plans, before anything is changed."""
-    from provision.plan import fold, show
+    from provision.plan import fold, folded, show, size
     from provision.rollout import waves
 
     build = target.build
     click.echo(f"build {build.release} {build.arch} {build.kernel_release} ({build.directory})")
     plans = [o.plan for o in outcomes if o.plan is not None and not o.bad]
-    for names, text in show((p for p in plans if not p.empty), verbose=verbose):
+    for names, text in show((p for p in plans if not p.empty), verbose=verbose, diffs=diffs):
         click.echo(f"\n{names}:")
         for line in text.split("\n"):
             click.echo(f"  {_coloured(line)}")
-    boots: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.boot is not None:
-            boots.setdefault(outcome.boot.text, []).append(outcome.node.name)
-    for text, those in boots.items():
-        click.echo(f"\n{fold(those)}:")
+    boots = [(o.node.name, o.boot.texts) for o in outcomes if o.boot is not None]
+    for names, text in folded(boots):
+        click.echo(f"\n{names}:")
         for line in text.split("\n"):
             click.echo(f"  {_coloured(line)}")
+    sizes = [plan.upload for plan in plans if plan.upload]
+    if sizes:
+        click.echo(f"\nto send: {size(sum(sizes))} to {len(sizes)} nodes, before compression")
     order = waves([o.node.name for o in outcomes if o.state == "would change"], way.pace)
     if len(order) > 1:
         click.echo(f"\norder: {', then '.join(fold(wave) for wave in order)}")
