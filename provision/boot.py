@@ -140,24 +140,24 @@ def wait(
     limits: Limits,
     *,
     want: Callable[[Facts], bool] = lambda _: True,
-) -> tuple[Facts | None, str]:
+) -> tuple[Facts | None, FailedError]:
     """Wait until a node answers that was restarted since ``before``.
 
     :return: its facts, or None when the time was up, and what kept it the last time.
     """
     deadline = time.monotonic() + limits.boot
-    last = "no answer"
+    last = FailedError("no answer")
     for pause in _pauses():
         try:
             with doors.again(node) as session:
                 now = session.facts([], running=True, idle=20.0)
                 if restarted(before, now) and want(now):
-                    return now, ""
-                last = "it is still up and has not restarted"
+                    return now, last
+                last = FailedError("it is still up and has not restarted")
         except ClosedError:
             raise
         except FailedError as error:
-            last = error.message
+            last = error
         if time.monotonic() > deadline:
             break
         doors.pause(pause)
@@ -247,7 +247,8 @@ def trial(doors: Doors, what: Trial, node: Node, planned: Switch, date: str, ste
         return Result(
             "down",
             error=f"did not come back within {what.limits.boot:g} s ({last})",
-            hint="a hang is not covered by the way back: restart it by its power switch; it then "
+            hint=last.hint
+            or "a hang is not covered by the way back: restart it by its power switch; it then "
             "boots the entry that was the default before",
         )
     return judge(doors, what, node, now, date, step)
