@@ -55,6 +55,11 @@ def make(
     :param whole_cluster: all nodes of a running cluster are restarted together.
     :raises FailedError: it cannot be booted without harm, or without a way back; says why.
     """
+    if boot_entry.loader(facts, node.boot_loader) == "none":
+        raise FailedError(
+            'has boot_loader = "none" in the cluster file: nothing here can have it boot the build',
+            hint="restart it in your own way, then: krg-provision verify",
+        )
     state = boot_entry.state(facts, kernel_release, node)
     runs = facts.word("kernel") == kernel_release
     together = evidence.in_running_cluster(facts)

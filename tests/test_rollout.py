@@ -226,6 +226,14 @@ def test_one_node_of_a_running_cluster_is_not_restarted_alone() -> None:
     assert "--whole-cluster" in (caught.value.hint or "")
 
 
+def test_a_node_whose_boot_loader_is_not_ours_is_not_restarted() -> None:
+    node, plan = replace(CLUSTER.nodes[0], boot_loader="none"), Plan("krg1")
+    with pytest.raises(FailedError, match='boot_loader = "none"'):
+        boot_plan.make(
+            node, facts(kernel="6.1"), plan, kernel_release=KERNEL, whole_cluster=False, force=()
+        )
+
+
 @pytest.mark.parametrize(
     ("before", "now", "expect"),
     [
