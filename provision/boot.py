@@ -86,14 +86,18 @@ def _pauses() -> Iterator[float]:
         pause = min(pause * 1.4, 5.0)
 
 
-def restarted(before: Facts, now: Facts) -> bool:
+def restarted(before: Facts, now: Facts, *, marked: bool = False) -> bool:
     """Tell whether a node was started anew between two looks.
+
+    :param marked: a mark was left in its memory; where that is gone, so is the boot.
 
     Another boot_id is not enough to ask for: 2.6.20 has nothing but its clock to make one
     from when it starts, and two starts have been seen to get the same.
     """
     if before.word("boot_id") != now.word("boot_id"):
         return True
+    if marked:
+        return now.word("restart") is None
     ups = [_seconds(facts.word("uptime")) for facts in (before, now)]
     return None not in ups and ups[1] < ups[0]  # type: ignore[operator]
 
@@ -118,9 +122,10 @@ def switch_plan(node: Node, switch: Switch, facts: Facts) -> Plan:
     )
 
 
-def restart(session: Session, facts: Facts) -> None:
+def restart(session: Session, facts: Facts) -> bool:
     """Have the node restart itself; returns before it does.
 
+    :return: whether a mark was left in its memory.
     :raises FailedError: it was restarted by somebody else since ``facts``, or did not answer.
     """
     boot_id = facts.word("boot_id") or ""
@@ -129,8 +134,9 @@ def restart(session: Session, facts: Facts) -> None:
     script = render("reboot.sh.j2", boot_id=boot_id, patience=PATIENCE)
     output = session.run(script, label="krg-provision-reboot", idle=60.0)
     said = output.out.decode("utf-8", "replace").strip()
-    if said != "going":
+    if said not in ("going", "going marked"):
         raise FailedError(said.removeprefix("failed ") or "it did not take the order to restart")
+    return said == "going marked"
 
 
 def wait(
@@ -139,7 +145,7 @@ def wait(
     before: Facts,
     limits: Limits,
     *,
-    want: Callable[[Facts], bool] = lambda _: True,
+    marked: bool,
 ) -> tuple[Facts | None, FailedError]:
     """Wait until a node answers that was restarted since ``before``.
 
@@ -151,7 +157,7 @@ def wait(
         try:
             with doors.again(node) as session:
                 now = session.facts([], running=True, idle=20.0)
-                if restarted(before, now) and want(now):
+                if restarted(before, now, marked=marked):
                     return now, last
                 last = FailedError("it is still up and has not restarted")
         except ClosedError:
@@ -239,10 +245,10 @@ def trial(doors: Doors, what: Trial, node: Node, planned: Switch, date: str, ste
         with doors.again(node) as session:
             before = _arm(session, node, release, planned, date)
             step("restarting")
-            restart(session, before)
+            marked = restart(session, before)
     except FailedError as error:
         return Result("failed", error=f"not restarted: {error.message}", hint=error.hint)
-    now, last = wait(doors, node, before, what.limits)
+    now, last = wait(doors, node, before, what.limits, marked=marked)
     if now is None:
         return Result(
             "down",
@@ -311,8 +317,8 @@ def _unproven(
         with doors.again(node) as session:
             before = session.facts([], running=True, idle=60.0)
             step("going back")
-            restart(session, before)
-        now, last = wait(doors, node, before, what.limits)
+            marked = restart(session, before)
+        now, last = wait(doors, node, before, what.limits, marked=marked)
     except FailedError as failure:
         return Result("unproven", found, f"{error}; not set back: {failure.message}", log=log)
     if now is None:

@@ -124,8 +124,8 @@ def _leave_and_go_back(
         if not plan.empty:
             session.apply(plan, "", date)
         say(f"{node.name}: restarting")
-        boot.restart(session, facts)
-    now, last = boot.wait(among, node, facts, limits)
+        marked = boot.restart(session, facts)
+    now, last = boot.wait(among, node, facts, limits, marked=marked)
     if now is None:
         return replace(
             outcome,

@@ -39,6 +39,8 @@ class Machine:
         self.fate: dict[str, str] = {}
         self.boots: list[str] = []
         self.new_host_key = False
+        # As an old kernel without anything but a dead clock to make one from.
+        self.same_boot_id = False
         self._server: subprocess.Popen[bytes] | None = None
         self._end = threading.Event()
         state = host.path("/run/machine")
@@ -106,7 +108,9 @@ class Machine:
                 if (entry / "ns/pid").readlink() != mine or pid == self.host.space.pid or holds:
                     continue
                 os.kill(pid, signal.SIGKILL)
-        self.host.path("/run/sshd.pid").unlink(missing_ok=True)
+        # What is in memory is gone.
+        for name in ("sshd.pid", "krg-provision-restart"):
+            self.host.path(f"/run/{name}").unlink(missing_ok=True)
         if self._server is not None:
             self._server.wait()
             self._server = None
@@ -156,7 +160,8 @@ class Machine:
     def _runs(self, release: str, arguments: str) -> None:
         state = self.host.path("/run/machine")
         (state / "release").write_text(release + "\n")
-        (state / "boot_id").write_text(f"{uuid.uuid4()}\n")
+        if not self.same_boot_id:
+            (state / "boot_id").write_text(f"{uuid.uuid4()}\n")
         (state / "uptime").write_text("12.50 10.00\n")
         (state / "cmdline").write_text(arguments + "\n")
         ids = dict(re.findall(r"\b(node_id|session_id)=(\d+)", arguments))

@@ -129,6 +129,16 @@ def test_a_hang_is_down_and_a_power_cycle_brings_the_good_kernel(
     assert (code, out.rstrip().splitlines()[-1]) == (0, "3 nodes: 2 unchanged, 1 booted"), out
 
 
+def test_a_restart_with_the_same_boot_id_and_uptime(
+    fleet: tuple[Hosts, list[Machine]], build: Path
+) -> None:
+    hosts, machines = fleet
+    for machine in machines:
+        machine.same_boot_id = True
+    code, out = deploy(hosts, build, "--canary", "0", "--wave", "3")
+    assert (code, out.rstrip().splitlines()[-1]) == (0, "3 nodes: 3 booted"), out
+
+
 def test_unreachable_nodes_count_before_anything_is_begun(
     fleet: tuple[Hosts, list[Machine]], build: Path
 ) -> None:
