@@ -44,9 +44,7 @@ if TYPE_CHECKING:
     "have dpkg.  [default: files]",
 )
 @click.option("--check", is_flag=True, help="Show what would change; change nothing.")
-@click.option(
-    "--bootloader/--no-bootloader", default=True, help="Write our entry for GRUB or not."
-)
+@click.option("--bootloader/--no-bootloader", default=True, help="Write our entry for GRUB or not.")
 @click.option(
     "--force",
     multiple=True,
