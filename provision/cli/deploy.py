@@ -275,6 +275,8 @@ def _show(
             click.echo(f"  {_coloured(line)}")
     boots = [(o.node.name, o.boot.texts) for o in outcomes if o.boot is not None]
     for names, text in folded(boots):
+        if text.startswith("--- ") and not diffs:
+            continue
         click.echo(f"\n{names}:")
         for line in text.split("\n"):
             click.echo(f"  {_coloured(line)}")
