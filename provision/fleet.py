@@ -32,6 +32,7 @@ class Fleet:
         self._pool = ThreadPoolExecutor(max_workers=max(1, min(forks, len(nodes))))
         self._debug = debug
         self._more: list[Session] = []
+        self._left: set[str] = set()
         self._closing = threading.Event()
 
     def session(self, node: Node) -> Session:
@@ -46,7 +47,12 @@ class Fleet:
         self._check_open()
         made = Session(node)
         self._more.append(made)
+        self._left.add(node.name)
         return made
+
+    def is_left(self, node: Node) -> bool:
+        """Tell whether a node was reached by another session since, as after a restart."""
+        return node.name in self._left
 
     def pause(self, seconds: float) -> None:
         """Wait between two looks at a node.

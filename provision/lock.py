@@ -126,7 +126,10 @@ def held(
 
 def _give_back(nodes: Sequence[Node], among: Fleet, me: str) -> None:
     def give(node: Node) -> str:
-        # The former session may be from before a restart.
+        session = among.session(node)
+        if session.is_open and not among.is_left(node):
+            with suppress(KrgError):
+                return _ask(session, me=me, give=True)
         with among.again(node) as session:
             return _ask(session, me=me, give=True)
 

@@ -339,6 +339,11 @@ class Shell:
         assert self._connection is not None
         return self._connection
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened, and not ended since."""
+        return self._connection is not None and not self._ended.is_set()
+
     def close(self) -> None:
         """End the session; harmless from another thread and when repeated."""
         if self._connection is not None:
