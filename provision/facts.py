@@ -17,13 +17,15 @@ from provision import boot_facts, machine_facts, superblock
 from provision.machine_facts import Nic, Pci, Space
 from provision.superblock import Superblock
 
-__all__ = ["Facts", "Nic", "Pci", "Seen", "Space", "Text", "parse"]
+__all__ = ["ABSENT", "Facts", "Nic", "Pci", "Seen", "Space", "Text", "parse"]
 
 # More than any honest answer has: what is beyond is not read.
 _MOST_BYTES = 64 << 20
 _MOST_WORD = 4096
 _MOST_LINES = 200_000
 _MOST_TEXT = 1 << 20
+# A settings file that is longer is not edited; as in facts.sh.
+_MOST_SETTINGS = 262144
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Facts:
 
     ``blobs`` holds the first bytes of programs, "init" and "libc PATH" for each C library, and
     of what is booted: "disk" and "root". ``inodes`` is by mount point, ``versions`` by tool;
-    ``has`` names files that exist; ``root_pci`` is what the root disk hangs on.
+    ``has`` names files that exist; ``root_pci`` is what the root disk hangs on; ``reads`` has
+    the digest, or ABSENT, of each settings file; ``seal`` is the digest of all that decides
+    whether a node is as wanted, None where these facts cannot vouch for it.
     """
 
     words: Mapping[str, str] = field(default_factory=dict)
@@ -93,6 +97,8 @@ class Facts:
     nics: Mapping[str, Nic] = field(default_factory=dict)
     root_pci: tuple[str, ...] = ()
     superblock: Superblock | None = None
+    reads: Mapping[str, str] = field(default_factory=dict)
+    seal: str | None = None
     complete: bool = False
 
     def word(self, name: str) -> str | None:
@@ -114,10 +120,12 @@ _WORDS = frozenset((
     "boot_id", "clock", "cmdline", "cpu64", "etc_hostname", "firmware",
     "grub2", "grub_device", "grub_mapper", "grub_type", "hostname", "init_link", "journal",
     "kernel", "machine", "modules", "node_id", "nrnodes", "restart", "root_number", "rootdev",
-    "rootdrivers", "rootfs", "rootmapper", "saved", "session_id", "tool", "uid",
+    "rootdrivers", "rootfs", "rootmapper", "same", "saved", "session_id", "tool", "uid",
     "uptime", "watchdog", "watchdog_driver",
 ))  # fmt: skip
-_LISTS = ("has", "huge", "lacks", "linked", "odd", "place", "readonly")
+_LISTS = ("absent", "has", "lacks", "linked", "odd", "place", "readonly", "reads")
+# In place of a digest.
+ABSENT = "absent"
 
 
 class _Reader:
@@ -151,10 +159,11 @@ class _Found:
     def __init__(self) -> None:
         self.words: dict[str, str] = {}
         self.lists: dict[str, list[str]] = {name: [] for name in _LISTS}
-        self.sizes: dict[str, tuple[int, int]] = {}
+        self.stats: dict[str, tuple[int, int, int, int]] = {}
         self.sums: dict[str, str] = {}
         self.links: dict[str, str] = {}
-        self.texts: dict[str, Text] = {}
+        self.reals: dict[str, str] = {}
+        self.contents: dict[str, tuple[str, bytes]] = {}
         self.blobs: dict[str, bytes] = {}
         self.complete = False
 
@@ -169,25 +178,56 @@ class _Found:
         elif kind in self.lists:
             self.lists[kind].append(rest)
         elif kind == "stat":
-            mode, size, path = rest.split(" ", 2)
-            self.sizes[path] = (_mode(mode, 16), _count(size))
+            mode, size, uid, gid, path = rest.split(" ", 4)
+            self.stats[path] = (_mode(mode, 16), _count(size), _count(uid), _count(gid))
         elif kind == "link":
             path, _, links_to = rest.partition(" ")
             self.links[path] = links_to
-        elif kind == "sum":
-            digest, _, path = rest.partition("  ")
-            self.sums[path] = digest
+        elif kind == "real":
+            path, _, real = rest.partition(" ")
+            self.reals[path] = real
+        elif len(kind) == 64 and rest.startswith(" "):
+            self.sums[rest[1:]] = kind
         elif kind == "text":
-            path, mode, uid, gid, real = rest.split(" ", 4)
+            path, _, real = rest.partition(" ")
             content = reader.text()
             if content is None:
                 return False
-            self.texts[path] = Text(content, _mode(mode, 8), _count(uid), _count(gid), real)
+            self.contents[path] = (real, content)
         elif kind == "blob" and (head := reader.text()) is not None:
             self.blobs[rest] = head
         elif kind == "end":
             self.complete = True
         return True
+
+    def texts(self) -> dict[str, Text]:
+        """Return the settings files; one that is not known whole, with its owner, is odd."""
+        found = {}
+        for path, (real, content) in self.contents.items():
+            there = self.stats.get(real)
+            if there is None or len(content) > _MOST_SETTINGS:
+                self.lists["odd"].append(path)
+            else:
+                mode, _, uid, gid = there
+                found[path] = Text(content, stat.S_IMODE(mode), uid, gid, real)
+        return found
+
+    def reads(self, texts: Mapping[str, Text]) -> dict[str, str]:
+        """Return the digests of what is read; of the content that was looked at, if there is."""
+        found = dict.fromkeys(self.lists["absent"], ABSENT)
+        for path in self.lists["reads"]:
+            digest = self.sums.get(self.reals.get(path, path))
+            if path in texts:
+                digest = texts[path].sha256
+            if digest is not None:
+                found[path] = digest
+        return found
+
+    def vouches(self, texts: Mapping[str, Text]) -> bool:
+        """Tell whether the files had the same content each time they were read."""
+        return self.complete and all(
+            self.sums.get(text.real) == text.sha256 for text in texts.values()
+        )
 
 
 def _count(text: str) -> int:
@@ -260,6 +300,11 @@ def parse(raw: bytes, mark: str) -> Facts:
     ):
         if value is not None:
             words[name] = value
+    texts = found.texts()
+    seal = None
+    stop = raw.find(b"\nsealed\n")
+    if stop >= 0 and found.vouches(texts):
+        seal = hashlib.sha256(raw[: stop + 1]).hexdigest()
     links = machine_facts.links(blobs.get("links", b""))
     values = machine_facts.values(blobs.get("sys", b""))
     addresses = machine_facts.addresses(blobs.get("addresses", b""))
@@ -268,13 +313,13 @@ def parse(raw: bytes, mark: str) -> Facts:
         lacks=tuple(lists["lacks"]),
         readonly=tuple(lists["readonly"]),
         linked=tuple(lists["linked"]),
-        odd=tuple(lists["odd"] + lists["huge"]),
+        odd=tuple(lists["odd"]),
         space=machine_facts.spaces(lists["place"], blobs.get("df", b"")),
         files={
             path: Seen(mode, size, found.sums.get(path), found.links.get(path))
-            for path, (mode, size) in found.sizes.items()
+            for path, (mode, size, _, _) in found.stats.items()
         },
-        texts=found.texts,
+        texts=texts,
         blobs=blobs,
         inodes=machine_facts.inodes(blobs.get("inodes", b"")),
         versions=versions,
@@ -284,5 +329,7 @@ def parse(raw: bytes, mark: str) -> Facts:
         nics=machine_facts.nics(values, links, addresses),
         root_pci=machine_facts.root_pci(links),
         superblock=block,
+        reads=found.reads(texts),
+        seal=seal,
         complete=found.complete,
     )

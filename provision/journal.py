@@ -19,9 +19,8 @@ from provision import boot_entry, node_packages
 from provision.boot_entry import MENU
 from provision.cluster import Node
 from provision.errors import FailedError
-from provision.facts import Facts, Seen
+from provision.facts import ABSENT, Facts, Seen
 from provision.plan import (
-    ABSENT,
     JOURNALS,
     Change,
     Plan,

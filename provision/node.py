@@ -8,7 +8,6 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import IO
 
 from provision import boot_entry, boot_facts
 from provision import facts as _facts
@@ -94,6 +93,7 @@ class Session(Shell):
         running: bool = False,
         journals: bool = False,
         packages: bool = False,
+        known: str = "",
         idle: float = 60.0,
     ) -> Facts:
         """Ask the node about itself and about the files ``paths``, in one round trip.
@@ -102,6 +102,8 @@ class Session(Shell):
         :param journals: also ask for all that former runs wrote down, and for the files named
             there; otherwise only what each run was.
         :param packages: also ask dpkg, where there is one.
+        :param known: a seal that facts had before: if it holds, nothing else is asked, and
+            the word "same" is all there is in the answer.
         :raises FailedError: the answer is unusable; says why where the node said so.
         """
         mark = "krg-" + secrets.token_hex(16)
@@ -118,12 +120,11 @@ class Session(Shell):
             dpkg=dpkg,
             token=mark,
             running=running,
+            paths=shlex.quote("\n".join(paths)),
+            known=known,
         )
-        listing = "".join(f"{path}\n" for path in paths).encode()
         began = time.time()
-        output = self.run(
-            script, label="krg-provision-facts", send=lambda pipe: _write(pipe, listing), idle=idle
-        )
+        output = self.run(script, label="krg-provision-facts", idle=idle)
         found = _with_skew(_facts.parse(output.out, mark), began, time.time())
         if not found.complete and not (running and output.timed_out and found.word("kernel")):
             self._explain(output)
@@ -196,7 +197,3 @@ def _with_skew(found: Facts, began: float, ended: float) -> Facts:
     # It was read between the two, in whole seconds.
     skew = clock - ended if clock > ended else min(0.0, clock + 1 - began)
     return replace(found, words={**found.words, "clock_skew": f"{skew:.0f}"})
-
-
-def _write(pipe: IO[bytes], data: bytes) -> None:
-    pipe.write(data)

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provision.facts import Facts, Seen, Text
+from provision.facts import ABSENT, Facts, Seen, Text
 
-ABSENT = "absent"
 # What runs leave behind on a node: what they replaced, so that it can be brought back.
 JOURNALS = "/var/lib/krg-provision/journal"
 # Where files are made ready: on the same file system as their final place.
@@ -171,14 +170,11 @@ class MadeFrom:
 def made_from(facts: Facts) -> MadeFrom:
     """Return what in a node's facts decides, for its plan."""
     words = ("kernel", "boot_id", "root_number")
-    files = {}
-    for line in facts.blobs.get("reads", b"").decode("utf-8", "replace").split("\n"):
-        digest, _, path = line.partition(" ")
-        path = path.lstrip(" ")
-        if is_safe_path(path) and (digest == ABSENT or re.fullmatch(r"[0-9a-f]{64}", digest)):
-            files[path] = digest
-    # The content that was looked at, should the two differ.
-    files |= {path: text.sha256 for path, text in facts.texts.items() if path in files}
+    files = {
+        path: digest
+        for path, digest in facts.reads.items()
+        if is_safe_path(path) and (digest == ABSENT or re.fullmatch(r"[0-9a-f]{64}", digest))
+    }
     return MadeFrom(
         tuple((name, value) for name in words if (value := facts.word(name))),
         tuple(files.items()),

@@ -459,14 +459,18 @@ def test_same_changes_are_shown_once() -> None:
 
 def test_what_a_node_says_is_not_trusted() -> None:
     raw = (
-        b"uid 0\nstat zzzz 1 /a\nstat 81a4 5 /b\nsum abc  /b\ndf /boot x\n"
-        b"text /t 644 0 0 /t\nuid 7\nkrg-mark\nend\nkrg-mark\nlink /b /c\nunknown line\n\xff\n"
+        b"uid 0\nstat zzzz 1 0 0 /a\nstat 81a4 5 0 0 /b\n" + b"a" * 64 + b"  /b\ndf /boot x\n"
+        b"stat 81a4 5 0 0 /t\ntext /t /t\nuid 7\nkrg-mark\nend\nkrg-mark\n"
+        b"link /b /c\nunknown line\n\xff\n"
     )
     found = facts.parse(raw, "krg-mark")
     # Text ends at its mark and nowhere else; "uid 7" belongs to it.
     assert found.texts["/t"].content == b"uid 7"
     assert found.word("uid") == "0"
-    assert found.files == {"/b": Seen(0o100644, 5, "abc", "/c")}
+    assert found.files == {
+        "/b": Seen(0o100644, 5, "a" * 64, "/c"),
+        "/t": Seen(0o100644, 5),
+    }
     assert found.complete and not found.space
     blobs = facts.parse(b"blob init\n\0\n\xff\nend\nkrg-mark\nend\n", "krg-mark")
     assert blobs.blobs == {"init": b"\0\n\xff\nend"} and blobs.complete
@@ -474,7 +478,7 @@ def test_what_a_node_says_is_not_trusted() -> None:
 
 
 def test_cut_answer_is_not_complete() -> None:
-    assert not facts.parse(b"uid 0\ntext /t 644 0 0 /t\nhalf", "mark").complete
+    assert not facts.parse(b"uid 0\ntext /t /t\nhalf", "mark").complete
 
 
 def test_status_reads_counts_and_tells_wrong_ids() -> None:

@@ -31,10 +31,12 @@ VALUES = {
     "journals": "/var/lib/krg-provision/journal",
     "kernel": "6.1",
     "kernel_release": "2.6.20-krg",
+    "known": "0" * 64,
     "legacy_sched": True,
     "lines": 20,
     "me": "ann@host:1:0",
     "packaged": False,
+    "paths": "'/boot/vmlinuz-x\n/lib/modules/x'",
     "patience": 120,
     "pattern": "2[.]6[.]20-krg",
     "places": "/boot /etc",
@@ -120,6 +122,7 @@ def test_script_made_from_a_template(name: str, running: bool, tmp_path: Path) -
             "checks": [],
             "first": [],
             "dpkg": False,
+            "known": "",
         }
     )
     path = tmp_path / name.removesuffix(".j2")
