@@ -43,6 +43,7 @@ from provision.plan import (
 )
 from provision.preflight import Kernel
 from provision.ssh import check_access
+from provision.unchanged import Memory
 
 Say = Callable[[str], None]
 
@@ -377,18 +378,30 @@ def _planned(target: Target, node: Node, facts: Facts) -> Outcome:
 
 
 def observe(
-    target: Target, among: Fleet, nodes: Sequence[Node] | None = None
+    target: Target,
+    among: Fleet,
+    nodes: Sequence[Node] | None = None,
+    memory: Memory | None = None,
 ) -> dict[str, Outcome]:
     """Connect to every node, gather its facts and make its plan; one round trip each.
 
     :param nodes: those to ask; None: those selected of the cluster.
+    :param memory: which had nothing to change the last time: if that still holds for a node,
+        it is asked no more. It is brought up to date.
     """
     nodes = target.cluster.selected if nodes is None else nodes
+    # Whether a running cluster is restarted is decided by what is not under the seal.
+    if target.whole_cluster:
+        memory = None
 
     def ask(node: Node) -> Facts:
         session = among.session(node).__enter__()
         return session.facts(
-            target.paths, running=target.reboot, packages=bool(target.packages), idle=180.0
+            target.paths,
+            running=target.reboot,
+            packages=bool(target.packages),
+            known="" if memory is None else memory.seal(node.name),
+            idle=180.0,
         )
 
     found: dict[str, Outcome] = {}
@@ -396,7 +409,16 @@ def observe(
         if isinstance(answer, KrgError):
             found[node.name] = _failed(node, answer)
             continue
-        found[node.name] = _planned(target, node, answer)
+        if memory is not None and answer.word("same") is not None:
+            plan = Plan(node.name, notes=memory.notes(node.name))
+            found[node.name] = Outcome(node, "unchanged", plan, answer)
+            continue
+        found[node.name] = outcome = _planned(target, node, answer)
+        if memory is not None and outcome.plan is not None:
+            seal = answer.seal if outcome.state == "unchanged" else None
+            memory.keep(node.name, seal, outcome.plan.notes)
+    if memory is not None:
+        memory.write()
     return {node.name: found[node.name] for node in nodes}
 
 

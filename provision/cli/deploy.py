@@ -172,6 +172,7 @@ def deploy(
     from provision.console import say
     from provision.deploy import observe, target
     from provision.fleet import fleet
+    from provision.unchanged import memory
 
     build = builds.load(artifacts) if artifacts else builds.find(cluster.release, cluster.arch)
     wanted = target(
@@ -192,7 +193,7 @@ def deploy(
         place = None if check else stack.enter_context(events.locked(cluster))
         among = stack.enter_context(fleet(cluster.selected, forks, debug=debug))
         say(f"asking {len(only)} nodes what they have")
-        outcomes = observe(wanted, among, only)
+        outcomes = observe(wanted, among, only, memory(wanted))
         if form == "text":
             _show(wanted, list(outcomes.values()), verbose, diffs, way)
         if place is not None and any(o.state == "would change" for o in outcomes.values()):
