@@ -33,4 +33,8 @@ def out() -> Console:
 
 def say(text: str) -> None:
     """Print one line of progress to stderr, its text taken literally."""
-    err().print(text, markup=False)
+    if sys.stderr.isatty():
+        err().print(text, markup=False)
+    else:
+        # Importing rich takes longer than asking a node.
+        print(text, file=sys.stderr, flush=True)

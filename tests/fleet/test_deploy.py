@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -534,3 +535,78 @@ def test_jump_hosts_keys_are_verified_too(hosts: Hosts, build: Path) -> None:
     code, out, err = deploy(hosts, build)
     assert code == 0, out + err
     assert "1 node: 1 changed" in out
+
+
+def test_a_node_known_to_be_as_wanted_is_asked_again_when_anything_changed(
+    host: Hosts, build: Path
+) -> None:
+    """The short look, by seal, takes the same things for changes as the long one."""
+    node = host.hosts[0]
+
+    def state() -> str:
+        code, out, err = deploy(host, build, "--check", "--format", "json")
+        (found,) = json.loads(out)["nodes"]
+        assert (code, found["state"]) in ((0, "unchanged"), (1, "would change")), out + err
+        return str(found["state"])
+
+    assert deploy(host, build)[0] == 0
+    assert state() == "unchanged"
+    (kept,) = (host.directory / "home").rglob("unchanged.json")
+    seals = json.loads(kept.read_text())["nodes"]
+    assert list(seals) == ["krg1"]
+    assert state() == "unchanged"
+    module = node.path(f"/lib/modules/{RELEASE}/extra/kerrighed.ko")
+    link, settings = node.path("/usr/local/bin/migrate"), node.path("/etc/default/kerrighed")
+    started = node.path("/etc/rc2.d")
+
+    def flip(path: Path) -> Callable[[], None]:
+        def change() -> None:
+            there = path.stat()
+            content = path.read_bytes()
+            path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+            # Not by its time, either.
+            os.utime(path, ns=(there.st_atime_ns, there.st_mtime_ns))
+
+        return change
+
+    def relink() -> None:
+        target = "krgadm" if str(link.readlink()) != "krgadm" else "krgbdm"
+        link.unlink()
+        link.symlink_to(target)
+
+    def stop() -> None:
+        for entry in started.glob("S??kerrighed"):
+            entry.rename(started / f"K80{entry.name}")
+            return
+        for entry in started.glob("K80S??kerrighed"):
+            entry.rename(started / entry.name.removeprefix("K80"))
+
+    cases: list[tuple[Callable[[], None], Callable[[], None]]] = [
+        (flip(module), flip(module)),
+        (flip(settings), flip(settings)),
+        (lambda: module.chmod(0o600), lambda: module.chmod(0o644)),
+        (lambda: settings.chmod(0o600), lambda: settings.chmod(0o644)),
+        (relink, relink),
+        (flip(node.path("/boot/grub/menu.lst")), flip(node.path("/boot/grub/menu.lst"))),
+        (lambda: module.rename(module.with_suffix(".x")),
+         lambda: module.with_suffix(".x").rename(module)),
+        (stop, stop),
+    ]  # fmt: skip
+    found = []
+    for change, back in cases:
+        change()
+        found.append((state(), json.loads(kept.read_text())["nodes"]))
+        back()
+        # Looked at whole once more; the same state has the same seal.
+        assert state() == "unchanged" and json.loads(kept.read_text())["nodes"] == seals
+    # A text's mode is its owner's business, but for who may run it; a menu that another entry
+    # was changed in keeps ours; an init script started in other runlevels is started.
+    assert [word for word, _ in found] == [
+        "would change", "would change", "would change", "unchanged", "would change",
+        "unchanged", "would change", "unchanged",
+    ]  # fmt: skip
+    # None of them was taken for the state that is remembered.
+    assert all(nodes != seals for _, nodes in found)
+    # What else a plan is made from is no node's, and under the key.
+    host.cluster.write_text(host.cluster.read_text().replace("session = 7", "session = 8"))
+    assert state() == "would change"
