@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_boot_entry import CORPUS, GRUB_CFG, RELEASE, Place, grub2_place, legacy_place
 from test_grub_legacy import oracle
 
-from grub import custom_cfg, grub2, grubenv, legacy, legacy_trial, script
+from grub import custom_cfg, grub2, grubenv, legacy, legacy_put, legacy_trial, script
 from provision import boot_entry
 from provision.errors import FailedError
 
@@ -47,7 +47,9 @@ def check_with_grub(node: Place, directory: Path) -> None:
         assert mine.kernel is not None
         assert found[-1] == (mine.title, [mine.kernel.path, *mine.kernel.arguments])
         # grub-menulst2cfg makes wrong scripts of some commands (hiddenmenu, color).
-        if accepted(converted(legacy.remove(legacy_trial.disarm(text).text), directory), directory):
+        if accepted(
+            converted(legacy_put.remove(legacy_trial.disarm(text).text), directory), directory
+        ):
             assert accepted(converted(text, directory), directory)
     else:
         assert accepted(node.texts["/boot/grub/custom.cfg"], directory)

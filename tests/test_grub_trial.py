@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_grub_legacy import BODY, DEBIAN, ONE, OTHER_BODY, menus
 
-from grub import legacy, legacy_trial
+from grub import legacy, legacy_put, legacy_trial
 from grub.legacy_trial import Switched
 
 TIMED = "timeout 5\n" + ONE
@@ -59,7 +59,7 @@ def check(disk: Disk) -> None:
 )
 def test_any_order_keeps_the_way_back(text: str, saved: int | None, steps: list[str]) -> None:
     try:
-        disk = Disk(legacy.put(text, BODY, saved), saved)
+        disk = Disk(legacy_put.put(text, BODY, saved), saved)
     except legacy.MenuError:
         return
     installed = disk.text
@@ -69,8 +69,8 @@ def test_any_order_keeps_the_way_back(text: str, saved: int | None, steps: list[
             continue
         try:
             if step == "put":
-                disk.text = legacy.put(disk.text, OTHER_BODY, disk.saved)
-                disk.text = legacy.put(disk.text, BODY, disk.saved)
+                disk.text = legacy_put.put(disk.text, OTHER_BODY, disk.saved)
+                disk.text = legacy_put.put(disk.text, BODY, disk.saved)
             else:
                 disk.take(STEPS[step](disk.text, disk.saved))
         except legacy.MenuError:
@@ -97,7 +97,7 @@ def test_any_order_keeps_the_way_back(text: str, saved: int | None, steps: list[
 @pytest.mark.parametrize("fallback", ["fallback 0\n", "", "fallback\t0 0\n"])
 def test_the_procedure(default: str, fallback: str) -> None:
     text = default + fallback + TIMED
-    disk = Disk(legacy.put(text, BODY), None)
+    disk = Disk(legacy_put.put(text, BODY), None)
     assert legacy_trial.state(disk.text, disk.saved) == "installed"
     disk.take(legacy_trial.arm(disk.text, disk.saved))
     assert legacy_trial.state(disk.text, disk.saved) == "armed"
@@ -121,7 +121,7 @@ def test_the_procedure(default: str, fallback: str) -> None:
 def test_interrupted_between_the_files(second: str, first: str) -> None:
     """Of two files only the first is there: never our entry without what undoes it."""
     for head, saved in (("default 0\n", None), ("default saved\n", 0), ("default 0\n", 1)):
-        disk = Disk(legacy.put(head + TIMED, BODY, saved), saved)
+        disk = Disk(legacy_put.put(head + TIMED, BODY, saved), saved)
         if first != "none":
             disk.take(STEPS[first](disk.text, disk.saved))
         was = legacy_trial.state(disk.text, disk.saved)
@@ -131,7 +131,7 @@ def test_interrupted_between_the_files(second: str, first: str) -> None:
             half.text = made.text
         elif made.saved is not None:
             half.saved = made.saved
-        number = legacy.own(half.text)
+        (number,) = (one.number for one in legacy.own(half.text))
         boots = half.boot()
         if boots == number and "commit" not in (second, first):
             assert half.boot() == 0, (head, first, second)
@@ -156,7 +156,7 @@ def test_the_file_is_what_grub_set_default_writes() -> None:
     ],
 )
 def test_menus_that_cannot_be_armed(text: str, why: str) -> None:
-    text = legacy.put(text, BODY)
+    text = legacy_put.put(text, BODY)
     for change in (legacy_trial.arm, legacy_trial.commit):
         with pytest.raises(legacy.MenuError, match=why):
             change(text)
@@ -171,13 +171,13 @@ def test_the_good_entry_starts_by_itself() -> None:
         (single + ONE + memtest, 1),
         (windows + ONE + single, 1),
     ):
-        text = legacy.put("timeout 1\n" + order, BODY)
+        text = legacy_put.put("timeout 1\n" + order, BODY)
         assert legacy_trial.good_index(text) == good
         assert f"\nfallback {good}\n" in "\n" + legacy_trial.arm(text).text
 
 
 def test_what_somebody_changed_meanwhile_stays() -> None:
-    disk = Disk(legacy.put(DEBIAN, BODY), None)
+    disk = Disk(legacy_put.put(DEBIAN, BODY), None)
     disk.take(legacy_trial.arm(disk.text, disk.saved))
     disk.text = disk.text.replace("default\t\tsaved", "default 0", 1).replace(
         "timeout 5", "timeout 9"
@@ -188,7 +188,7 @@ def test_what_somebody_changed_meanwhile_stays() -> None:
 
 
 def test_ours_by_its_number_goes_back_to_a_good_one() -> None:
-    text = "default 1\n" + legacy.put(TIMED, BODY)
+    text = "default 1\n" + legacy_put.put(TIMED, BODY)
     assert legacy_trial.state(text) == "default"
     done = legacy_trial.disarm(text)
     assert done.text.startswith("default 0\n") and legacy_trial.state(done.text) == "installed"
