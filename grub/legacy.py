@@ -16,6 +16,7 @@ lines continued with a backslash, no newline at the end.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -160,11 +161,20 @@ def continues(line: str) -> bool:
     return line.rstrip("\n").replace("\r", "").endswith("\\")
 
 
-def commands(text: str) -> Iterator[tuple[int, Command]]:
-    """Yield (offset, command) as GRUB reads them: joined lines, no comments.
+# Texts are asked about many times each, and few at a time.
+_remembered = functools.lru_cache(maxsize=64)
+
+
+@_remembered
+def commands(text: str) -> tuple[tuple[int, Command], ...]:
+    """Return (offset, command) as GRUB reads them: joined lines, no comments.
 
     The offset is where the command's first line begins.
     """
+    return tuple(_commands(text))
+
+
+def _commands(text: str) -> Iterator[tuple[int, Command]]:
     start, joined = 0, ""
     # The empty line ends one that is continued up to the end of the file.
     for offset, line in (*_physical(text), (len(text), "")):
@@ -211,6 +221,7 @@ def _titles(text: str) -> list[tuple[int, str, list[Command]]]:
     return found
 
 
+@_remembered
 def entries(text: str) -> tuple[Entry, ...]:
     """Return the menu's entries in order; their positions are GRUB's numbers.
 
@@ -224,6 +235,7 @@ def entries(text: str) -> tuple[Entry, ...]:
     )
 
 
+@_remembered
 def own(text: str) -> tuple[Stanza, ...]:
     """Return our entries, one or two; none if there is no region of ours.
 

@@ -17,7 +17,7 @@ grub.legacy.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from grub import legacy, legacy_put, slots
@@ -189,18 +189,15 @@ def _kept(text: str) -> list[str]:
 
 
 def _set_notes(
-    text: str, kept: Sequence[str], former: str | None, saves: tuple[str, int] | None = None
+    text: str, kept: Sequence[str], former: str | None, saves: Mapping[str, int] | None = None
 ) -> str:
-    """Return ``text`` with these notes in our region, and one of our entries on trial, or none.
+    """Return ``text`` with these notes in our region, and what our entries save first.
 
     :param former: the kernel of ours that is the way back.
-    :param saves: a kernel of ours, and what its entry saves as its first command.
+    :param saves: by kernel, the number that its entry saves; the others save none.
     """
     end, noted = legacy.line_end(text), [slots.note(former)] if former is not None else []
-    stanzas = [
-        one.with_saves(saves[1] if saves is not None and one.kernel == saves[0] else None, end)
-        for one in legacy.own(text)
-    ]
+    stanzas = [one.with_saves((saves or {}).get(one.kernel), end) for one in legacy.own(text)]
     return legacy_put.written(text, [*kept, *noted], stanzas)
 
 
@@ -337,7 +334,9 @@ def _switch(
     kept += [_note(plain.text, name) for name in _NAMES]
     made = _set(plain.text, "default", "saved")
     made = _set(made, "fallback", " ".join(str(number) for number in (*back, good)))
-    made = _set_notes(made, kept, former, (one.kernel, [*back, good][0]) if trial else None)
+    others = _unproven(made, one.kernel, former)
+    saves = {**dict.fromkeys(others, good), **({one.kernel: [*back, good][0]} if trial else {})}
+    made = _set_notes(made, kept, former, saves)
     used = legacy.numbers(made, one.number)
     numbers = [other.number for other in legacy.own(text)]
     if used != legacy.Numbers(one.number, True, (*back, good)) or numbers != [
@@ -347,6 +346,16 @@ def _switch(
     # Where the number is in use, it must not mean ours before our stanza undoes it.
     first = legacy.numbers(text).is_saved
     return Switched(made, None if one.number == saved else one.number, menu_first=first)
+
+
+def _unproven(text: str, default: str, former: str | None) -> list[str]:
+    """Return the kernels of our entries that neither are the default nor were it before.
+
+    While another of ours is the default, theirs is a number next to it. If update-grub adds or
+    removes entries above, the saved number may come to mean them; so they save that of an entry
+    not ours before they start, and are not started again.
+    """
+    return [one.kernel for one in legacy.own(text) if one.kernel not in (default, former)]
 
 
 def arm(text: str, saved: int | None = None, kernel: str | None = None) -> Switched:
@@ -375,20 +384,26 @@ def commit(text: str, saved: int | None = None, kernel: str | None = None) -> Sw
 def put(text: str, body: str, saved: int | None = None) -> str:
     """Return the menu with an entry of ours put in; what boots stays as it is.
 
-    As legacy_put.put. If the new one gets the place of one that ``fallback`` names, that goes
-    from there: nobody has tried the new one.
+    As legacy_put.put. If the new one gets the place of one that ``fallback`` names, that number
+    goes from there: nobody has tried the new one.
 
     :raises MenuError: as there, or the line cannot be changed safely.
     """
     made = legacy_put.put(text, body, saved)
     before = {one.number: one.kernel for one in legacy.own(text)}
     new = [one.number for one in legacy.own(made) if before.get(one.number) != one.kernel]
-    used = legacy.numbers(made, saved).fallback
-    in_use = _kept(made) or legacy.proven(made, saved) is not None
-    if not in_use or not set(new) & set(used):
+    used, stays = legacy.numbers(made, saved), legacy.proven(made, saved)
+    if set(new) & set(used.fallback) and (stays is not None or _kept(made)):
+        left = [n for n in used.fallback if n not in new] or [good_index(made, saved)]
+        made = _set(made, "fallback", " ".join(map(str, left)))
+    if stays is None or not used.is_saved:
         return made
-    left = [number for number in used if number not in new] or [good_index(made, saved)]
-    return _set(made, "fallback", " ".join(map(str, left)))
+    former = legacy.way_back(made)
+    saves = {one.kernel: one.saves for one in legacy.own(made) if one.saves is not None}
+    for kernel in _unproven(made, stays.kernel, former):
+        if state(made, saved, kernel) == "installed":
+            saves[kernel] = good_index(made, saved)
+    return _set_notes(made, _kept(made), former, saves)
 
 
 def take_out(text: str, saved: int | None = None) -> Switched:

@@ -10,19 +10,20 @@ written; nothing is done here.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
-from provision import boot_grub2, boot_legacy
+from provision import boot_grub2, boot_legacy, boot_line
 from provision.boot_legacy import MENU
 from provision.boot_line import PANIC_SECONDS, Entry, File, Switch
 from provision.cluster import Node
 from provision.facts import Facts
 from provision.node_rules import Refusal
+from provision.plan import Change
 
 __all__ = [
     "MENU", "PANIC_SECONDS", "TEXTS", "Entry", "File", "Switch", "arm", "commit", "disarm",
-    "has_loader", "loader", "make", "remove", "state",
+    "has_loader", "loader", "make", "remove", "replaced", "state",
 ]  # fmt: skip
 
 # What a node has to say whole for this: node.TEXTS has them all.
@@ -107,6 +108,20 @@ def state(facts: Facts, kernel_release: str, node: Node | None = None) -> str:
     return (
         "none" if module is None or not has_loader(facts) else module.state(facts, kernel_release)
     )
+
+
+def replaced(
+    node: Node, facts: Facts, kernel_release: str, planned: Iterable[Change]
+) -> Iterator[Refusal]:
+    """Refuse to write another kernel over the one that our default entry boots.
+
+    What was proven would be gone, and what has its name was never tried. Releases with names of
+    their own lie side by side, and their entries too.
+    """
+    path = f"/boot/vmlinuz-{kernel_release}"
+    over = any(one.wanted.path == path and one.before is not None for one in planned)
+    if over and state(facts, kernel_release, node) == "default":
+        yield boot_line.other_kernel(path)
 
 
 def arm(facts: Facts, kernel_release: str, node: Node | None = None) -> Switch:

@@ -180,6 +180,16 @@ def own_default() -> Refusal:
     )
 
 
+def other_kernel(path: str) -> Refusal:
+    """Return the refusal to write another kernel over the one that is booted by default."""
+    return Refusal(
+        "default-entry",
+        f"{path}, which its default entry boots, would be replaced by another kernel of the same "
+        "name: that was never tried there, and nothing would be left to go back to",
+        "build it under another name (build-kernel --set LOCALVERSION=...): both are kept then",
+    )
+
+
 def beside(before: Sequence[str], after: Sequence[str], proven: str | None) -> Iterator[str]:
     """Say what becomes of our other entry; all are named by their kernels' files."""
     for kernel in before:
