@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_grub_legacy import BODY, DEBIAN, ONE, OTHER_BODY, menus
 
@@ -160,6 +160,10 @@ DEPLOY = {"try": ["put", "arm"], "deploy": ["put", "arm", "commit"]}
         st.tuples(st.sampled_from(["deploy", "try", "put", *STEPS]), st.sampled_from("abc")),
         max_size=6,
     ),
+)
+@example("default 0\n" + TIMED, None, [("deploy", "a"), ("deploy", "b"), ("put", "c")])
+@example(
+    "default 0\n" + TIMED, None, [("deploy", "a"), ("try", "b"), ("disarm", "b"), ("try", "c")]
 )
 def test_any_order_of_three_builds(
     text: str, saved: int | None, wishes: list[tuple[str, str]]
