@@ -9,10 +9,11 @@ config", "The GRUB environment block"), and the files that 1.98 to 2.12 write.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from grub.legacy import Kernel, MenuError
+from grub.kernel_line import Kernel
+from grub.legacy import MenuError
 from grub.script import Choice, Command, Statement, commands, parse
 
 _LINUX = frozenset({"linux", "linux16", "linuxefi", "linux32"})
@@ -239,10 +240,10 @@ def usable(entry: Entry, config: Config) -> bool:
     return kernel is not None and kernel.starts_alone and free
 
 
-def good_entry(config: Config, value: str, avoid: str = "") -> Entry:
+def good_entry(config: Config, value: str, avoid: Collection[str] = ()) -> Entry:
     """Return the entry to take root= and the arguments from: the default, or the first usable.
 
-    :param avoid: a kernel's file name; our own one, which update-grub lists as well.
+    :param avoid: names of kernels' files; our own, which update-grub lists as well.
     :raises MenuError: there is none.
     """
     default = find(config.entries, value)
@@ -255,12 +256,12 @@ def good_entry(config: Config, value: str, avoid: str = "") -> Entry:
     raise MenuError("no entry starts Linux by itself: there would be no way back")
 
 
-def _starts(entry: Entry, name: str) -> bool:
+def _starts(entry: Entry, names: Collection[str]) -> bool:
     kernel = entry.kernel
-    return kernel is not None and kernel.path.rpartition("/")[2] == name
+    return kernel is not None and kernel.path.rpartition("/")[2] in names
 
 
-def fallback(config: Config, value: str, avoid: str = "") -> int:
+def fallback(config: Config, value: str, avoid: Collection[str] = ()) -> int:
     """Return the number for GRUB's variable ``fallback``: GRUB takes nothing but a number there.
 
     :param avoid: as for :func:`good_entry`.

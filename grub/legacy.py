@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""GRUB Legacy's menu.lst: read its entries, put one of ours in, take it out again.
+"""GRUB Legacy's menu.lst: its entries, which of them are ours, and what boots by default.
 
 Texts are ``str`` whose every character stands for one byte (decode and encode as
 latin-1), so that what is not ours comes back byte for byte, whatever its encoding,
 line ends or last line. No I/O happens here.
 
-Our stanza goes to the end of the file. Numbers in ``default`` and ``fallback`` count
-the titles from the top, so a stanza further up would silently renumber them; and the end
-lies outside the list that Debian's update-grub rewrites.
+Our stanzas, one or two (grub.slots), go to the end of the file. Numbers in ``default`` and
+``fallback`` count the titles from the top, so a stanza further up would silently renumber them;
+and the end lies outside the list that Debian's update-grub rewrites.
 
 What is known of the format comes from the GRUB 0.97 manual ("Configuration",
 "Commands") and from files seen in the field: tabs, ``=`` after a word, carriage returns,
@@ -16,20 +16,22 @@ lines continued with a backslash, no newline at the end.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from grub import slots
+from grub.kernel_line import Kernel
 
 # The number says how many line ends were put before the marker, so that taking the
 # stanza out gives the former file back.
-_BEGIN = "### BEGIN KRG-PROVISION +{} ### written by krg-provision deploy, changes here are lost"
-_END = "### END KRG-PROVISION ###"
+BEGIN = "### BEGIN KRG-PROVISION +{} ### written by krg-provision deploy, changes here are lost"
+END = "### END KRG-PROVISION ###"
 _BEGIN_LINE = re.compile(r"^### BEGIN KRG-PROVISION \+([0-3]) ###[^\n]*\n", re.MULTILINE)
 _END_LINE = re.compile(r"^### END KRG-PROVISION ###[^\n]*(?:\n|\Z)", re.MULTILINE)
-# Lines of ours below the first marker: what grub.legacy_trial wrote down to undo it.
+# Lines of ours below the first marker: what is written down of the menu, and of our entries.
 _KEPT = re.compile(r"(?:### KRG-PROVISION [^\n]*\n)*")
-_LIST_BEGIN = re.compile(r"^### BEGIN AUTOMAGIC KERNELS LIST", re.MULTILINE)
-_LIST_END = re.compile(r"^### END DEBIAN AUTOMAGIC KERNELS LIST", re.MULTILINE)
 
 # Commands that every GRUB 0.97 has. It skips a command it does not know, and drops a title
 # with no known command below it. Distributions' patches add some (uuid, quiet, gfxmenu) that
@@ -47,10 +49,6 @@ _KNOWN = frozenset(
 _BOOTS = frozenset({"kernel", "chainloader", "configfile"})
 # Commands that say where the paths of an entry are looked up.
 _ROOTS = frozenset({"root", "rootnoverify", "uuid"})
-
-# Words on a kernel line that ask for a shell and a person at the keyboard.
-_SINGLE = frozenset({"single", "1", "S", "s", "-s", "-b", "emergency", "rescue", "recovery"})
-_SHELL = re.compile(r"(?:rd)?init=\S*sh|(?:rd\.)?systemd\.unit=(?:rescue|emergency)\.target")
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _NUMBER = re.compile(r"0[xX]([0-9A-Fa-f]+)|(?!0[xX])([0-9]+)")
@@ -84,6 +82,11 @@ class Entry:
         return any(command.name in _BOOTS for command in self.commands)
 
     @property
+    def file(self) -> str | None:
+        """Return the name of its kernel's file, without directories."""
+        return None if self.kernel is None else self.kernel.path.rpartition("/")[2]
+
+    @property
     def usable(self) -> bool:
         """Tell whether it starts Linux by itself: a kernel with root=, not for single-user work."""
         kernel = self.kernel
@@ -107,31 +110,11 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A kernel line: the path as GRUB sees it, and what is handed to the kernel."""
-
-    path: str
-    arguments: tuple[str, ...]
-
-    def value(self, name: str) -> str | None:
-        """Return the value of the last ``name=value`` argument, or None."""
-        found = [a.partition("=")[2] for a in self.arguments if a.startswith(name + "=")]
-        return found[-1] if found else None
-
-    @property
-    def starts_alone(self) -> bool:
-        """Tell whether it is Linux with a root=, and asks for no shell or single-user work."""
-        if self.value("root") is None:
-            return False
-        return not any(a in _SINGLE or _SHELL.fullmatch(a) for a in self.arguments)
-
-
-@dataclass(frozen=True)
 class Region:
-    """Where our stanza with its markers stands in the text, and what is where in it.
+    """Where our stanzas with their markers stand in the text, and what is where in it.
 
     ``blank`` line ends stand before it; what was written down of the menu begins at ``kept``,
-    the stanza at ``stanza``.
+    the first stanza at ``stanza``; the last ends at ``last``.
     """
 
     start: int
@@ -139,29 +122,66 @@ class Region:
     blank: int
     kept: int
     stanza: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Stanza:
+    """An entry of ours: GRUB's number of it, its lines, the name of its kernel's file."""
+
+    number: int
+    text: str
+    kernel: str
+
+    @property
+    def saves(self) -> int | None:
+        """Return what its first command saves as the default: the way back from a trial."""
+        lines = self.text.split("\n")
+        match = re.fullmatch(
+            r"savedefault[ \t]+([0-9]+)", lines[1].rstrip("\r") if lines[1:] else ""
+        )
+        return None if match is None else int(match.group(1))
+
+    def with_saves(self, number: int | None, end: str) -> str:
+        """Return its lines with that command, in place of the one that may be there, or without."""
+        first, _, rest = self.text.partition("\n")
+        if self.saves is not None:
+            rest = rest.partition("\n")[2]
+        once = "" if number is None else f"savedefault\t{number}{end}"
+        return f"{first}\n{once}{rest}"
 
 
 def _physical(text: str) -> Iterator[tuple[int, str]]:
     return ((match.start(), match.group()) for match in _LINE.finditer(text))
 
 
-def _continues(line: str) -> bool:
+def continues(line: str) -> bool:
+    """Tell whether a line goes on in the next."""
     # GRUB looks at the last character only: two backslashes continue a line as one does.
     return line.rstrip("\n").replace("\r", "").endswith("\\")
 
 
-def commands(text: str) -> Iterator[tuple[int, Command]]:
-    """Yield (offset, command) as GRUB reads them: joined lines, no comments.
+# Texts are asked about many times each, and few at a time.
+_remembered = functools.lru_cache(maxsize=64)
+
+
+@_remembered
+def commands(text: str) -> tuple[tuple[int, Command], ...]:
+    """Return (offset, command) as GRUB reads them: joined lines, no comments.
 
     The offset is where the command's first line begins.
     """
+    return tuple(_commands(text))
+
+
+def _commands(text: str) -> Iterator[tuple[int, Command]]:
     start, joined = 0, ""
     # The empty line ends one that is continued up to the end of the file.
     for offset, line in (*_physical(text), (len(text), "")):
         if not joined:
             start = offset
         body = line.rstrip("\n").replace("\r", "").replace("\t", " ")
-        if _continues(line) and line.endswith("\n"):
+        if continues(line) and line.endswith("\n"):
             joined += body[:-1] + " "
             continue
         whole, joined = (joined + body).lstrip(" "), ""
@@ -185,8 +205,9 @@ def region(text: str) -> Region | None:
     kept = _KEPT.match(text, begins[0].end())
     assert kept is not None
     return Region(
-        begins[0].start(), ends[0].end(), int(begins[0].group(1)), kept.start(), kept.end()
-    )
+        begins[0].start(), ends[0].end(), int(begins[0].group(1)),
+        kept.start(), kept.end(), ends[0].start(),
+    )  # fmt: skip
 
 
 def _titles(text: str) -> list[tuple[int, str, list[Command]]]:
@@ -200,6 +221,7 @@ def _titles(text: str) -> list[tuple[int, str, list[Command]]]:
     return found
 
 
+@_remembered
 def entries(text: str) -> tuple[Entry, ...]:
     """Return the menu's entries in order; their positions are GRUB's numbers.
 
@@ -213,23 +235,56 @@ def entries(text: str) -> tuple[Entry, ...]:
     )
 
 
-def own(text: str) -> int | None:
-    """Return the number of our entry, or None if there is none.
+@_remembered
+def own(text: str) -> tuple[Stanza, ...]:
+    """Return our entries, one or two; none if there is no region of ours.
 
-    :raises MenuError: between our markers is something else than one entry. Replacing it
-        would delete what somebody put there, and renumber what follows.
+    :raises MenuError: between our markers is something else. Replacing it would delete what
+        somebody put there, and renumber what follows.
     """
     found = region(text)
     if found is None:
-        return None
-    inside = [t for t in _titles(text) if found.start <= t[0] < found.end]
-    numbers = [number for number, entry in enumerate(entries(text)) if entry.ours]
+        return ()
+    starts = [offset for offset, _, _ in _titles(text) if found.start <= offset < found.end]
+    mine = [(n, entry) for n, entry in enumerate(entries(text)) if entry.ours]
     first = next((c for o, c in commands(text) if found.start <= o < found.end), None)
-    if len(inside) != 1 or len(numbers) != 1 or first is None or first.name != "title":
-        raise MenuError(
-            "between the marker lines of krg-provision there is not exactly one entry, its own"
-        )
-    return numbers[0]
+    files = {entry.file for _, entry in mine}
+    # A single one may be of any kind; of two, each has to be of the kind that is written here.
+    alien = len(mine) > 1 and any(
+        e.kernel is None or not e.kernel.value("node_id") for _, e in mine
+    )
+    if (
+        len(starts) not in (1, 2)
+        or not len(starts) == len(mine) == len(files)
+        or alien
+        or first is None
+        or first.name != "title"
+    ):
+        raise MenuError("between the marker lines of krg-provision there is more than its entries")
+    cuts = [*starts, found.last]
+    return tuple(
+        Stanza(number, text[cuts[n] : cuts[n + 1]], entry.file or "")
+        for n, (number, entry) in enumerate(mine)
+    )
+
+
+def notes(text: str) -> tuple[str, ...]:
+    """Return what is written down in our region, without line ends."""
+    there = region(text)
+    lines = () if there is None else text[there.kept : there.stanza].split("\n")[:-1]
+    return tuple(line.rstrip("\r") for line in lines)
+
+
+def way_back(text: str) -> str | None:
+    """Return the kernel of that one of our entries that is noted as the way back, if any is."""
+    found = (slots.noted(line) for line in notes(text))
+    return next((kernel for kernel in found if kernel is not None), None)
+
+
+def newest(text: str) -> Stanza | None:
+    """Return our entry that is not the way back; of two without a note, the last."""
+    mine, former = own(text), way_back(text)
+    return next((one for one in reversed(mine) if one.kernel != former), None)
 
 
 def leading_number(text: str) -> tuple[int | None, str]:
@@ -282,9 +337,17 @@ def default_index(text: str, saved: int | None = None) -> int:
 
 
 def boots_ours(text: str, saved: int | None = None) -> bool:
-    """Tell whether our entry is the one booted by default."""
-    number = own(text)
-    return number is not None and default_index(text, saved) == number
+    """Tell whether an entry of ours is the one booted by default, be it once."""
+    return default_index(text, saved) in [one.number for one in own(text)]
+
+
+def proven(text: str, saved: int | None = None) -> Stanza | None:
+    """Return our entry that is booted by default; while another is on trial, its way back."""
+    mine = {one.number: one for one in own(text)}
+    found = mine.get(default_index(text, saved))
+    if found is None or found.saves is None or not numbers(text, saved).is_saved:
+        return found
+    return mine.get(found.saves)
 
 
 def saved_index(text: str) -> int | None:
@@ -315,123 +378,7 @@ def known_good(text: str, saved: int | None = None) -> Entry:
     raise MenuError("no entry with a kernel line and root= to take the arguments from")
 
 
-def with_arguments(
-    arguments: Iterable[str], ours: Sequence[tuple[str, str]], extra: Sequence[str] = ()
-) -> tuple[str, ...]:
-    """Return ``arguments`` with every name of ``ours`` set once, right after root=.
-
-    There, because a kernel cuts a line that is too long at its end. ``extra`` comes last.
-    """
-    names = tuple(f"{name}=" for name, _ in ours)
-    kept = [a for a in arguments if not a.startswith(names) and a not in extra]
-    at = 1 + max((n for n, a in enumerate(kept) if a.startswith("root=")), default=-1)
-    return (*kept[:at], *(f"{name}={value}" for name, value in ours), *kept[at:], *extra)
-
-
-def kernel_path(model: Kernel, name: str, *, boot_is_separate: bool) -> str:
-    """Return GRUB's path of the file ``name`` in /boot, as the known good entry spells it.
-
-    With /boot on a file system of its own GRUB sees no /boot in its paths; a device
-    such as ``(hd0,0)`` before the path is kept.
-    """
-    device = re.match(r"\([^)]*\)", model.path)
-    prefix = device.group() if device else ""
-    if model.path[len(prefix) :].startswith("/boot/"):
-        return f"{prefix}/boot/{name}"
-    return f"{prefix}/{name}" if boot_is_separate else f"{prefix}/boot/{name}"
-
-
-def trial_line(text: str) -> str | None:
-    """Return the first command below our title if it saves another entry as the default."""
-    there = region(text)
-    assert there is not None
-    lines = text[there.stanza : there.end].split("\n")
-    line = lines[1].rstrip("\r") if len(lines) > 1 else ""
-    return line if re.fullmatch(r"savedefault[ \t]+[0-9]+", line) else None
-
-
 def line_end(text: str) -> str:
     """Return how lines of this file end."""
     first = text.find("\n")
     return "\r\n" if first > 0 and text[first - 1] == "\r" else "\n"
-
-
-def _check_numbers(text: str, saved: int | None) -> None:
-    """Refuse a menu with a number that is out of range.
-
-    GRUB resets such a default. With one entry more it may be in range, and mean the entry that
-    nobody has tried. A number in range keeps its meaning: ours is added behind all others.
-    """
-    count, used = len(entries(text)), numbers(text, saved)
-    name = "the saved default" if used.is_saved else "default"
-    for what, number in ((name, used.default), *(("fallback", n) for n in used.fallback)):
-        if number >= count:
-            raise MenuError(
-                f"{what} is {number}, but the entries are 0 to {count - 1}: "
-                "that number could come to mean the new entry"
-            )
-
-
-def put(text: str, body: str, saved: int | None = None) -> str:
-    """Return ``text`` with ``body`` (a title and its commands) as our stanza.
-
-    A stanza of ours is replaced where it stands, and stays a trial if it is one; otherwise one
-    is added at the end. All other bytes stay as they are, and doing it twice is doing it once.
-
-    :param saved: the number held by /boot/grub/default, which "default saved" stands for.
-    :raises MenuError: nothing else in the menu starts Linux (there would be no way back); a
-        number in ``default`` or ``fallback`` is out of range, so could come to mean ours; the
-        markers are damaged or hold more than our entry; update-grub's list has no end.
-    """
-    there = region(text)
-    lines = body.strip("\n").split("\n")
-    if any(_continues(line) or line.startswith("###") for line in lines):
-        raise MenuError("the stanza holds a marker or a continued line")
-    made = entries(body)
-    if not lines[0].startswith("title") or len(made) != 1 or not made[0].bootable:
-        raise MenuError("the stanza is not one title with a kernel line")
-    if not any(entry.usable and not entry.ours for entry in entries(text)):
-        raise MenuError("the menu has no bootable entry to fall back to, with a kernel and root=")
-    if _LIST_BEGIN.search(text) and not _LIST_END.search(text):
-        raise MenuError("update-grub's list of kernels begins but never ends")
-    _check_numbers(text, saved)
-    own(text)
-    end = line_end(text)
-    if there is not None and (once := trial_line(text)) is not None:
-        lines.insert(1, once)
-    inner = end.join([*lines, _END, ""])
-    if there is not None:
-        return text[: there.stanza] + inner + text[there.end :]
-    # A blank line before it, for the reader; one more where the last line has no end, and
-    # one more where a backslash would join the marker to the line before.
-    last = text[text.rstrip("\n").rfind("\n") + 1 :].rstrip("\n").replace("\r", "")
-    count = 1 + (not text.endswith("\n"))
-    if last.endswith("\\") and not text.endswith("\n\n"):
-        count += 1
-    return text + end * count + _BEGIN.format(count) + end + inner
-
-
-def remove(text: str, saved: int | None = None) -> str:
-    """Return ``text`` without our stanza; a text without one comes back unchanged.
-
-    :param saved: the number held by /boot/grub/default, which "default saved" stands for.
-    :raises MenuError: the markers are damaged or hold more than our entry, nothing else in
-        the menu starts Linux, or ``default`` or ``fallback`` mean ours or one below it.
-    """
-    there = region(text)
-    if there is None:
-        return text
-    if there.kept != there.stanza:
-        raise MenuError("lines of the menu were changed for our entry: they have to go back first")
-    start = there.start
-    end = "\r\n" if text[: there.kept].endswith("\r\n") else "\n"
-    for _ in range(there.blank):
-        if text[:start].endswith(end):
-            start -= len(end)
-    rest = text[:start] + text[there.end :]
-    if not any(entry.usable for entry in entries(rest)):
-        raise MenuError("without our stanza the menu would have no bootable entry")
-    number, used = own(text), numbers(text, saved)
-    if number is not None and max(used.default, *used.fallback, 0) >= number:
-        raise MenuError(f"default or fallback mean entry {number}, which is ours, or one below it")
-    return rest

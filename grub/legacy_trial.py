@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""GRUB Legacy: boot our entry once, then always, or no more. Text in, text out.
+"""GRUB Legacy: boot an entry of ours once, then always, or no more. Text in, text out.
 
 The one-shot is the procedure of the GRUB 0.97 manual ("Booting fallback systems"): the saved
 default is our entry, whose first command saves a known good one instead, so that a kernel that
 panics is not started again; ``fallback`` names the good one for a kernel that cannot be loaded.
+The good one is the default: another system's, or the former one of ours. Behind that one
+``fallback`` names another system's, too.
+
 ``savedefault --once`` is not used: 0.97 as Debian has it does not know it.
 
 Two lines of the menu change for that, ``default`` and ``fallback``. Each is written down in a
@@ -14,10 +17,10 @@ grub.legacy.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from grub import legacy
+from grub import legacy, legacy_put, slots
 from grub.legacy import MenuError
 
 # What stands in our region: the number in /boot/grub/default, then the two lines.
@@ -59,31 +62,40 @@ def default_file(number: int) -> str:
     return f"{number}\n{_DEFAULT_FILE_TAIL}"
 
 
-def state(text: str, saved: int | None = None) -> str:
-    """Say what the next boot does: "none" (no entry of ours), "installed", "armed", "default".
+def _pick(text: str, kernel: str | None) -> legacy.Stanza | None:
+    """Return our entry of a kernel; None: the newest."""
+    if kernel is None:
+        return legacy.newest(text)
+    return next((one for one in legacy.own(text) if one.kernel == kernel), None)
+
+
+def state(text: str, saved: int | None = None, kernel: str | None = None) -> str:
+    """Say what the next boot does: "none" (no such entry), "installed", "armed", "default".
 
     An armed entry is booted once; once it was, it is merely installed.
+
+    :param kernel: the file that our entry starts; None: the newest of ours.
     """
-    number = legacy.own(text)
-    if number is None:
+    one = _pick(text, kernel)
+    if one is None:
         return "none"
-    if legacy.default_index(text, saved) != number:
+    if legacy.default_index(text, saved) != one.number:
         return "installed"
-    once = legacy.trial_line(text) is not None and legacy.numbers(text, saved).is_saved
+    once = one.saves is not None and legacy.numbers(text, saved).is_saved
     return "armed" if once else "default"
 
 
 def good_index(text: str, saved: int | None = None) -> int:
-    """Return the number of the entry to fall back to: the default, or the first that will do.
+    """Return the number of an entry not ours to fall back to: the default, or the first that does.
 
     It starts Linux by itself: with root=, not for single-user work, no password, no question. Nor
-    is it our kernel, which update-grub lists as well when it finds it in /boot.
+    does it start a kernel of ours, which update-grub lists as well when it finds it in /boot.
 
     :raises MenuError: there is none.
     """
     menu, used = legacy.entries(text), legacy.numbers(text, saved)
     locked = _has_password(text)
-    mine = {_file(entry) for entry in menu if entry.ours}
+    mine = {entry.file for entry in menu if entry.ours}
 
     def alone(number: int) -> bool:
         entry = menu[number]
@@ -95,7 +107,7 @@ def good_index(text: str, saved: int | None = None) -> int:
             for argument in saves
         )
         waits = bool(names & _WAITS) or (locked and "lock" in names)
-        other = not entry.ours and _file(entry) not in mine
+        other = not entry.ours and entry.file not in mine
         return entry.usable and other and not waits and not astray
 
     wanted: tuple[int, ...] = (legacy.default_index(text, saved), *used.fallback, *range(len(menu)))
@@ -103,10 +115,6 @@ def good_index(text: str, saved: int | None = None) -> int:
         if number < len(menu) and alone(number):
             return number
     raise MenuError("no other entry starts Linux by itself: there would be no way back")
-
-
-def _file(entry: legacy.Entry) -> str | None:
-    return None if entry.kernel is None else entry.kernel.path.rpartition("/")[2]
 
 
 def _header(text: str) -> list[tuple[int, legacy.Command]]:
@@ -168,85 +176,80 @@ def _effective(text: str, name: str) -> _Line | None:
     return _Line(found, line)
 
 
-def _with_argument(line: str, name: str, argument: str) -> str:
+def _split(line: str, name: str) -> tuple[str, str]:
+    """Return a line's command with what is around it, and its argument."""
     match = re.match(rf"[ \t\r]*{name}[ \t=\r]*", line)
     assert match is not None
-    return match.group() + argument
+    return match.group(), line[match.end() :]
 
 
 def _kept(text: str) -> list[str]:
-    """Return our notes on the menu, without line ends."""
-    there = legacy.region(text)
-    if there is None:
-        return []
-    return [line.rstrip("\r") for line in text[there.kept : there.stanza].split("\n")[:-1]]
+    """Return what is written down of the menu."""
+    return [line for line in legacy.notes(text) if slots.noted(line) is None]
 
 
-def _set_notes(text: str, notes: Sequence[str], once: str | None) -> str:
-    """Return ``text`` with ``notes`` in our region, and ``once`` as our entry's first command."""
-    there = legacy.region(text)
-    assert there is not None
-    old, end = legacy.trial_line(text), legacy.line_end(text)
-    stanza = text[there.stanza : there.end].split("\n")
-    if old is not None:
-        del stanza[1]
-    if once is not None:
-        stanza.insert(1, once + end[:-1])
-    return (
-        text[: there.kept]
-        + "".join(note + end for note in notes)
-        + "\n".join(stanza)
-        + text[there.end :]
-    )
+def _set_notes(
+    text: str, kept: Sequence[str], former: str | None, saves: Mapping[str, int] | None = None
+) -> str:
+    """Return ``text`` with these notes in our region, and what our entries save first.
+
+    :param former: the kernel of ours that is the way back.
+    :param saves: by kernel, the number that its entry saves; the others save none.
+    """
+    end, noted = legacy.line_end(text), [slots.note(former)] if former is not None else []
+    stanzas = [one.with_saves((saves or {}).get(one.kernel), end) for one in legacy.own(text)]
+    return legacy_put.written(text, [*kept, *noted], stanzas)
 
 
 def _restore(text: str) -> str:
-    """Return the menu with the lines that were changed for our entry as they were.
+    """Return the menu with the lines that were changed for our entries as they were.
 
     A line that somebody changed meanwhile stays as it is now.
     """
     notes = _kept(text)
-    text = _set_notes(text, (), None)
+    text = _set_notes(text, (), legacy.way_back(text))
     # The second line was put below the first.
     for name in reversed(_NAMES):
         line = _effective(text, name)
         if line is None:
             continue
         was = next((n for n in notes if n.startswith(_WAS.format(name))), None)
-        argument = "saved" if name == "default" else line.text.rpartition(" ")[2]
+        command, argument = _split(line.text, name)
         if was is not None and was != _NONE.format(name):
             before = was.removeprefix(_WAS.format(name))[1:-1]
-            if line.text == _with_argument(before, name, _last_word(line.text)):
+            if command == _split(before, name)[0]:
                 text = text[: line.start] + before + text[line.end :]
-        elif was is not None and line.text == f"{name} {argument}":
+        elif (
+            was is not None
+            and command == f"{name} "
+            and (argument == "saved" if name == "default" else re.fullmatch(r"[0-9 ]+", argument))
+        ):
             stop = text.index("\n", line.end) + 1
             text = text[: line.start] + text[stop:]
     return text
 
 
-def _last_word(line: str) -> str:
-    return re.split(r"[ \t=\r]", line)[-1]
-
-
-def disarm(text: str, saved: int | None = None) -> Switched:
-    """Return the menu as it was before: a good entry is the default, ours is merely there.
+def _plain(text: str, saved: int | None) -> Switched:
+    """Return the menu as it was before any of ours was booted; ours are merely there.
 
     :raises MenuError: it cannot be changed safely, or no other entry starts by itself.
     """
-    number = legacy.own(text)
-    if number is None:
+    mine = legacy.own(text)
+    if not mine:
         return Switched(text, None)
+    numbers = [one.number for one in mine]
     notes = _kept(text)
-    if not notes and legacy.trial_line(text) is None and not legacy.boots_ours(text, saved):
+    trials = any(one.saves is not None for one in mine)
+    if not notes and not trials and not legacy.boots_ours(text, saved):
         return Switched(text, None)
     made = _restore(text)
     was = next((n for n in notes if n.startswith(_SAVED.format(""))), "")
     before = legacy.leading_number(was.removeprefix(_SAVED.format("")))[0]
     good = good_index(made, before)
     after = saved if not notes else before
-    if after is None or after == number:
-        after = good if not legacy.numbers(made).is_saved or after == number else 0
-    if legacy.default_index(made, after) == number:
+    if after is None or after in numbers:
+        after = good if not legacy.numbers(made).is_saved or after in numbers else 0
+    if legacy.default_index(made, after) in numbers:
         # Somebody made ours the default by its number.
         made, after = _set(made, "default", str(good)), good
     # With "default saved" and the stanza's own safety gone, the old number would boot ours.
@@ -254,11 +257,44 @@ def disarm(text: str, saved: int | None = None) -> Switched:
     return Switched(made, None if after == saved else after, menu_first=first)
 
 
+def disarm(
+    text: str,
+    saved: int | None = None,
+    kernel: str | None = None,
+    leaving: Collection[str] = (),
+) -> Switched:
+    """Return the menu that boots what it booted before one of ours; that one is merely there.
+
+    :param kernel: the file that our entry starts; None: the newest of ours.
+    :param leaving: kernels of ours that are to go: none of them becomes the default.
+    :raises MenuError: it cannot be changed safely, or no other entry starts by itself.
+    """
+    one = _pick(text, kernel)
+    base = None if one is None else _base(text, saved, one.kernel)
+    stays = legacy.proven(text, saved)
+    if stays is not None and base is not None and base not in leaving:
+        made = _switch(text, saved, base, None, legacy.way_back(text), trial=False)
+        # The number first: an entry on trial must not be left without what undoes it.
+        return replace(made, menu_first=False)
+    return _plain(text, saved)
+
+
+def _base(text: str, saved: int | None, kernel: str) -> str | None:
+    """Return the kernel of ours to go back to from another of ours; None: an entry not ours."""
+    stays = legacy.proven(text, saved)
+    return slots.base(
+        [one.kernel for one in legacy.own(text)],
+        kernel,
+        None if stays is None else stays.kernel,
+        legacy.way_back(text),
+    )
+
+
 def _set(text: str, name: str, argument: str) -> str:
     """Return ``text`` with the command ``name`` saying ``argument``: in its line, or a new one."""
     line = _effective(text, name)
     if line is not None:
-        new = _with_argument(line.text, name, argument)
+        new = _split(line.text, name)[0] + argument
         return text[: line.start] + new + text[line.end :]
     at = 0
     if name == "fallback" and (default := _effective(text, "default")) is not None:
@@ -272,50 +308,109 @@ def _note(text: str, name: str) -> str:
     return _NONE.format(name) if line is None else f"{_WAS.format(name)}[{line.text}]"
 
 
-def _switch(text: str, saved: int | None, *, trial: bool) -> Switched:
-    number = legacy.own(text)
-    if number is None:
+def _switch(
+    text: str,
+    saved: int | None,
+    kernel: str | None,
+    base: str | None,
+    former: str | None,
+    *,
+    trial: bool,
+) -> Switched:
+    """Return the menu that boots one of ours, once or always, and ``base`` if it cannot.
+
+    :param base: the kernel of ours to fall back to; None: an entry not ours.
+    :param former: the one that is noted as the way back.
+    """
+    one = _pick(text, kernel)
+    if one is None:
         raise MenuError("our entry is not in the menu")
     _check_timeout(text)
-    plain = disarm(text, saved)
+    plain = _plain(text, saved)
     before = plain.saved if plain.saved is not None else saved
     good = good_index(plain.text, before)
-    notes = _kept(text)[:1] or [_SAVED.format("not there" if before is None else before)]
-    notes += [_note(plain.text, name) for name in _NAMES]
+    back = [other.number for other in legacy.own(text) if other.kernel == base]
+    kept = _kept(text)[:1] or [_SAVED.format("not there" if before is None else before)]
+    kept += [_note(plain.text, name) for name in _NAMES]
     made = _set(plain.text, "default", "saved")
-    made = _set(made, "fallback", str(good))
-    made = _set_notes(made, notes, f"savedefault\t{good}" if trial else None)
-    used = legacy.numbers(made, number)
-    if used != legacy.Numbers(number, True, (good,)) or legacy.own(made) != number:
+    made = _set(made, "fallback", " ".join(str(number) for number in (*back, good)))
+    others = _unproven(made, one.kernel, former)
+    saves = {**dict.fromkeys(others, good), **({one.kernel: [*back, good][0]} if trial else {})}
+    made = _set_notes(made, kept, former, saves)
+    used = legacy.numbers(made, one.number)
+    numbers = [other.number for other in legacy.own(text)]
+    if used != legacy.Numbers(one.number, True, (*back, good)) or numbers != [
+        other.number for other in legacy.own(made)
+    ]:
         raise MenuError("its default and fallback lines cannot be changed safely")
     # Where the number is in use, it must not mean ours before our stanza undoes it.
     first = legacy.numbers(text).is_saved
-    return Switched(made, None if number == saved else number, menu_first=first)
+    return Switched(made, None if one.number == saved else one.number, menu_first=first)
 
 
-def arm(text: str, saved: int | None = None) -> Switched:
-    """Return the menu that boots our entry once, and a good one from then on.
+def _unproven(text: str, default: str, former: str | None) -> list[str]:
+    """Return the kernels of our entries that neither are the default nor were it before.
+
+    While another of ours is the default, theirs is a number next to it. If update-grub adds or
+    removes entries above, the saved number may come to mean them; so they save that of an entry
+    not ours before they start, and are not started again.
+    """
+    return [one.kernel for one in legacy.own(text) if one.kernel not in (default, former)]
+
+
+def arm(text: str, saved: int | None = None, kernel: str | None = None) -> Switched:
+    """Return the menu that boots an entry of ours once, and the default of now from then on.
 
     :param saved: the number held by /boot/grub/default.
+    :param kernel: the file that our entry starts; None: the newest of ours.
     :raises MenuError: our entry is not there; no other starts by itself; the menu waits for a
         key; the lines cannot be changed safely.
     """
-    return _switch(text, saved, trial=True)
+    one = _pick(text, kernel)
+    base = None if one is None else _base(text, saved, one.kernel)
+    return _switch(text, saved, kernel, base, base, trial=True)
 
 
-def commit(text: str, saved: int | None = None) -> Switched:
-    """Return the menu that boots our entry by default; a good one if it cannot be loaded.
+def commit(text: str, saved: int | None = None, kernel: str | None = None) -> Switched:
+    """Return the menu that boots an entry of ours by default; a good one if it cannot be loaded.
 
     :raises MenuError: as for :func:`arm`.
     """
-    return _switch(text, saved, trial=False)
+    one = _pick(text, kernel)
+    base = None if one is None else _base(text, saved, one.kernel)
+    return _switch(text, saved, kernel, base, base, trial=False)
+
+
+def put(text: str, body: str, saved: int | None = None) -> str:
+    """Return the menu with an entry of ours put in; what boots stays as it is.
+
+    As legacy_put.put. If the new one gets the place of one that ``fallback`` names, that number
+    goes from there: nobody has tried the new one.
+
+    :raises MenuError: as there, or the line cannot be changed safely.
+    """
+    made = legacy_put.put(text, body, saved)
+    before = {one.number: one.kernel for one in legacy.own(text)}
+    new = [one.number for one in legacy.own(made) if before.get(one.number) != one.kernel]
+    used, stays = legacy.numbers(made, saved), legacy.proven(made, saved)
+    if set(new) & set(used.fallback) and (stays is not None or _kept(made)):
+        left = [n for n in used.fallback if n not in new] or [good_index(made, saved)]
+        made = _set(made, "fallback", " ".join(map(str, left)))
+    if stays is None or not used.is_saved:
+        return made
+    former = legacy.way_back(made)
+    saves = {one.kernel: one.saves for one in legacy.own(made) if one.saves is not None}
+    for kernel in _unproven(made, stays.kernel, former):
+        if state(made, saved, kernel) == "installed":
+            saves[kernel] = good_index(made, saved)
+    return _set_notes(made, _kept(made), former, saves)
 
 
 def take_out(text: str, saved: int | None = None) -> Switched:
-    """Return the menu without our entry and with all lines as they were.
+    """Return the menu without our entries and with all lines as they were.
 
     :raises MenuError: it cannot be changed safely, or nothing would be left to boot.
     """
-    plain = disarm(text, saved)
+    plain = _plain(text, saved)
     now = plain.saved if plain.saved is not None else saved
-    return Switched(legacy.remove(plain.text, now), plain.saved, plain.menu_first)
+    return Switched(legacy_put.remove(plain.text, now), plain.saved, plain.menu_first)

@@ -1,25 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Our boot entry on a node, whatever its boot loader: install, try once, keep, take back.
 
-``make`` never changes what boots by default. ``arm`` has the next boot, and only that one, start
-our entry; ``commit`` makes it the default; ``disarm`` goes back to the entry before. All of them
-turn what the node said (facts) into files to be written; nothing is done here.
+``make`` never changes what boots by default. While that is an entry of ours for another kernel,
+it stays, and the new one is put beside it: two of ours at most (grub.slots). ``arm`` has the next
+boot, and only that one, start the entry of a release; ``commit`` makes it the default; ``disarm``
+goes back to the entry before. All of them turn what the node said (facts) into files to be
+written; nothing is done here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
-from provision import boot_grub2, boot_legacy
+from provision import boot_grub2, boot_legacy, boot_line
 from provision.boot_legacy import MENU
 from provision.boot_line import PANIC_SECONDS, Entry, File, Switch
 from provision.cluster import Node
 from provision.facts import Facts
 from provision.node_rules import Refusal
+from provision.plan import Change
 
 __all__ = [
     "MENU", "PANIC_SECONDS", "TEXTS", "Entry", "File", "Switch", "arm", "commit", "disarm",
-    "has_loader", "loader", "make", "remove", "state",
+    "has_loader", "loader", "make", "remove", "replaced", "state",
 ]  # fmt: skip
 
 # What a node has to say whole for this: node.TEXTS has them all.
@@ -35,7 +39,7 @@ class _Loader(Protocol):
     def state(self, facts: Facts, kernel_release: str) -> str: ...
     def arm(self, facts: Facts, kernel_release: str) -> Switch: ...
     def commit(self, facts: Facts, kernel_release: str) -> Switch: ...
-    def disarm(self, facts: Facts) -> Switch: ...
+    def disarm(self, facts: Facts, kernel_release: str, leaving: Collection[str]) -> Switch: ...
     def remove(self, facts: Facts) -> Switch: ...
 
 
@@ -106,6 +110,20 @@ def state(facts: Facts, kernel_release: str, node: Node | None = None) -> str:
     )
 
 
+def replaced(
+    node: Node, facts: Facts, kernel_release: str, planned: Iterable[Change]
+) -> Iterator[Refusal]:
+    """Refuse to write another kernel over the one that our default entry boots.
+
+    What was proven would be gone, and what has its name was never tried. Releases with names of
+    their own lie side by side, and their entries too.
+    """
+    path = f"/boot/vmlinuz-{kernel_release}"
+    over = any(one.wanted.path == path and one.before is not None for one in planned)
+    if over and state(facts, kernel_release, node) == "default":
+        yield boot_line.other_kernel(path)
+
+
 def arm(facts: Facts, kernel_release: str, node: Node | None = None) -> Switch:
     """Return what makes the next boot, and only that one, start our entry.
 
@@ -127,18 +145,26 @@ def commit(facts: Facts, kernel_release: str, node: Node | None = None) -> Switc
     return Switch() if module is None else module.commit(facts, kernel_release)
 
 
-def disarm(facts: Facts, kernel_release: str = "", node: Node | None = None) -> Switch:
-    """Return what makes the entry before the default again; ours stays in the menu.
+def disarm(
+    facts: Facts,
+    kernel_release: str = "",
+    node: Node | None = None,
+    leaving: Collection[str] = (),
+) -> Switch:
+    """Return what makes the entry before ours the default again; ours stays in the menu.
 
-    :param kernel_release: not needed: whichever kernel our entry boots, it is the only one.
+    That is the former one of ours, if that was the default, else another system's.
+
+    :param kernel_release: which of ours; the newest, if there is none of that release.
+    :param leaving: kernel releases that are to go, none of which becomes the default.
     :raises FailedError: the files cannot be edited safely.
     """
     module = _module(facts, _wanted(node))
-    return Switch() if module is None else module.disarm(facts)
+    return Switch() if module is None else module.disarm(facts, kernel_release, leaving)
 
 
 def remove(facts: Facts, node: Node | None = None) -> Switch:
-    """Return what takes our entry out and leaves the files as they were before it.
+    """Return what takes our entries out and leaves the files as they were before them.
 
     :raises FailedError: the files cannot be edited safely.
     """

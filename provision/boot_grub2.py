@@ -7,12 +7,13 @@ How grub.cfg is read is in grub.grub2, what is written in grub.custom_cfg and gr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from grub import custom_cfg, grub2, grubenv
-from grub.legacy import Kernel, MenuError, kernel_path
+from grub import custom_cfg, grub2, grubenv, kernel_line
+from grub.kernel_line import Kernel
+from grub.legacy import MenuError
 from provision import boot_line
 from provision.boot_line import Entry, File, Switch
 from provision.cluster import Node
@@ -56,14 +57,43 @@ class _Menu:
     default: str
 
     @property
-    def fallback(self) -> int:
-        """Return the number of the entry to boot when ours cannot be loaded."""
-        avoid = self.ours.path.rpartition("/")[2] if self.ours is not None else ""
-        return self.fallback_beside(avoid)
+    def proven(self) -> str | None:
+        """Return the kernel of ours that is booted by default, if one is."""
+        if self.ours is None:
+            return None
+        return self.ours.committed or self.ours.named(self.default)
 
-    def fallback_beside(self, kernel: str) -> int:
-        """Return the same, if ``kernel`` is the file that our entry starts."""
-        return grub2.fallback(self.config, self.default, kernel)
+    @property
+    def armed(self) -> str | None:
+        """Return the kernel of ours that is booted once, if one is."""
+        if self.ours is None:
+            return None
+        if self.env.get(custom_cfg.TRIAL) == "1":
+            return self.ours.newest
+        return self.ours.named(self.env.get("next_entry"))
+
+    @property
+    def first(self) -> int | None:
+        """Return the number that our first entry has; None where an if decides about one above."""
+        other = grub2.read(custom_cfg.before(self.custom))
+        if not all(e.sure for e in (*self.config.entries, *other.entries) if e.top):
+            return None
+        return (self.config.custom or 0) + sum(1 for e in other.entries if e.top)
+
+    def fallback(self, *more: str) -> int:
+        """Return the number of an entry to boot when ours cannot be: none of our kernels.
+
+        :param more: files of kernels that will be ours.
+        """
+        mine = self.ours.kernels if self.ours is not None else []
+        return grub2.fallback(self.config, self.default, (*mine, *more))
+
+    def write(self, made: custom_cfg.Ours) -> list[File]:
+        """Return custom.cfg with our part as it shall be, if that changes it."""
+        text = custom_cfg.write(self.custom, made, self.fallback(*made.kernels), self.first)
+        if text == self.custom:
+            return []
+        return [File(f"{self.directory}/custom.cfg", text.encode("latin-1"), 0o600)]
 
 
 @contextmanager
@@ -134,7 +164,7 @@ def _path(model: Kernel, name: str, facts: Facts) -> str:
     match = re.fullmatch(r"(\([^)]*\)|\$root)?(/.*)?/boot/[^/]+", model.path)
     if match is not None and match.group(2):
         return f"{match.group(1) or ''}{match.group(2)}/boot/{name}"
-    return kernel_path(model, name, boot_is_separate=facts.boot_is_separate)
+    return kernel_line.path(model, name, boot_is_separate=facts.boot_is_separate)
 
 
 def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonodeid: bool) -> Entry:
@@ -155,7 +185,8 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
         line = boot_line.make(
             node, facts, words, where=where, session=session, autonodeid=autonodeid
         )
-        options = " $menuentry_id_option 'krg-provision'" if menu.config.has_ids else ""
+        name = custom_cfg.free_id(menu.ours, _file(kernel_release), menu.proven)
+        options = f" $menuentry_id_option '{name}'" if menu.config.has_ids else ""
         unrestricted = " --unrestricted" if "--unrestricted" in good.options else ""
         body = render(
             "custom_cfg.j2",
@@ -165,41 +196,38 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
             options=unrestricted + options,
             way=grub2.way(good),
             linux="linux16" if linux.name == "linux16" else "linux",
-            kernel=_path(kernel, f"vmlinuz-{kernel_release}", facts),
+            kernel=_path(kernel, _file(kernel_release), facts),
             arguments=" ".join(line.arguments),
         )
-        made = custom_cfg.put(menu.custom, body, menu.fallback_beside(f"vmlinuz-{kernel_release}"))
+        made = custom_cfg.with_entry(menu.ours, custom_cfg.entry(body), menu.proven)
+        text = custom_cfg.write(menu.custom, made, menu.fallback(*made.kernels), menu.first)
         refusals = list(line.refusals)
-        if made != menu.custom and _state(menu) == "default":
+        before = menu.ours.entries if menu.ours is not None else ()
+        if any(one.kernel == menu.proven and one not in made.entries for one in before):
             refusals.append(boot_line.own_default())
         left = [
             f"{word.text!r} is not taken over from the default entry: it has a variable or quotes"
             for word in linux.words[2:]
             if word.variable or not _PLAIN.fullmatch(word.text)
         ]
-        text = File(f"{menu.directory}/custom.cfg", made.encode("latin-1"), 0o600)
-        return Entry((text,), tuple(refusals), (*left, *line.notes))
+        beside = boot_line.beside([one.kernel for one in before], made.kernels, menu.proven)
+        file = File(f"{menu.directory}/custom.cfg", text.encode("latin-1"), 0o600)
+        return Entry((file,), tuple(refusals), (*left, *line.notes, *beside))
 
 
-def _is_ours(menu: _Menu, value: str | None) -> bool:
-    return menu.ours is not None and value in (menu.ours.name, menu.ours.title)
-
-
-def _state(menu: _Menu) -> str:
-    if menu.ours is None or menu.config.custom is None:
-        return "none"
-    if menu.ours.committed or _is_ours(menu, menu.default):
-        return "default"
-    armed = menu.env.get(custom_cfg.TRIAL) == "1" or _is_ours(menu, menu.env.get("next_entry"))
-    return "armed" if armed else "installed"
+def _file(kernel_release: str) -> str:
+    return f"vmlinuz-{kernel_release}"
 
 
 def state(facts: Facts, kernel_release: str) -> str:
     """Say what the next boot does, as boot_entry.state does."""
     _, menu = _menu(facts)
-    if menu.ours is None or not menu.ours.path.endswith(f"/vmlinuz-{kernel_release}"):
+    kernel, armed = _file(kernel_release), menu.armed
+    if menu.ours is None or kernel not in menu.ours.kernels or menu.config.custom is None:
         return "none"
-    return _state(menu)
+    if menu.proven == kernel and armed in (None, kernel):
+        return "default"
+    return "armed" if armed == kernel else "installed"
 
 
 def _with_env(menu: _Menu, changes: Mapping[str, str | None]) -> list[File]:
@@ -215,19 +243,11 @@ def _with_env(menu: _Menu, changes: Mapping[str, str | None]) -> list[File]:
 def _cleared(menu: _Menu) -> dict[str, str | None]:
     """Return what of ours has to go from the environment block."""
     changes: dict[str, str | None] = {custom_cfg.TRIAL: None}
-    if _is_ours(menu, menu.env.get("next_entry")):
+    if menu.ours is not None and menu.ours.named(menu.env.get("next_entry")) is not None:
         changes["next_entry"] = None
-    if _is_ours(menu, menu.env.get("saved_entry")):
-        changes["saved_entry"] = str(menu.fallback)
+    if menu.ours is not None and menu.ours.named(menu.env.get("saved_entry")) is not None:
+        changes["saved_entry"] = str(menu.fallback())
     return changes
-
-
-def _with_custom(menu: _Menu, committed: bool) -> list[File]:
-    assert menu.ours is not None
-    made = custom_cfg.put(menu.custom, menu.ours.entry, menu.fallback, committed=committed)
-    if made == menu.custom:
-        return []
-    return [File(f"{menu.directory}/custom.cfg", made.encode("latin-1"), 0o600)]
 
 
 def _ready(facts: Facts, kernel_release: str) -> tuple[str, _Menu]:
@@ -243,12 +263,23 @@ def _ready(facts: Facts, kernel_release: str) -> tuple[str, _Menu]:
     return path, menu
 
 
+def _with_default(
+    menu: _Menu, kernel: str, committed: str | None, former: str | None
+) -> list[File]:
+    assert menu.ours is not None
+    return menu.write(replace(menu.ours, newest=kernel, committed=committed, former=former))
+
+
 def arm(facts: Facts, kernel_release: str) -> Switch:
     """Return what makes the next boot, and only that one, boot our entry."""
     path, menu = _ready(facts, kernel_release)
+    assert menu.ours is not None
+    kernel = _file(kernel_release)
     with _explained(path):
+        base = menu.ours.base(kernel, menu.proven)
         # The menu first: what is armed must be what stands in it.
-        texts = _with_custom(menu, False) + _with_env(menu, {custom_cfg.TRIAL: "1"})
+        texts = _with_default(menu, kernel, base, base)
+        texts += _with_env(menu, {custom_cfg.TRIAL: "1"})
     bad = ("unknown", "raid", "lvm", "btrfs", "zfs")
     return Switch(tuple(texts), refusals=tuple(boot_line.storage(facts, bad)))
 
@@ -256,31 +287,48 @@ def arm(facts: Facts, kernel_release: str) -> Switch:
 def commit(facts: Facts, kernel_release: str) -> Switch:
     """Return what makes every boot from now on boot our entry."""
     path, menu = _ready(facts, kernel_release)
+    assert menu.ours is not None
+    kernel = _file(kernel_release)
     with _explained(path):
-        return Switch(tuple(_with_custom(menu, True) + _with_env(menu, _cleared(menu))))
+        base = menu.ours.base(kernel, menu.proven)
+        texts = _with_default(menu, kernel, kernel, base)
+        return Switch((*texts, *_with_env(menu, _cleared(menu))))
 
 
-def disarm(facts: Facts) -> Switch:
+def disarm(facts: Facts, kernel_release: str, leaving: Collection[str]) -> Switch:
+    """Return what makes the default before ours the default again: grub.cfg's, or one of ours."""
+    path, menu = _menu(facts)
+    if menu.ours is None:
+        return Switch()
+    kernel = _file(kernel_release)
+    if kernel not in menu.ours.kernels:
+        kernel = menu.ours.newest
+    with _explained(path):
+        base = menu.ours.base(kernel, menu.proven)
+        if menu.proven is None or base in [None, *map(_file, leaving)]:
+            return _plain(menu)
+        texts = _with_env(menu, _cleared(menu))
+        return Switch((*texts, *menu.write(replace(menu.ours, committed=base))))
+
+
+def _plain(menu: _Menu) -> Switch:
     """Return what makes the default of grub.cfg the default again."""
+    assert menu.ours is not None
+    changes = _cleared(menu)
+    texts = _with_env(menu, changes) + menu.write(replace(menu.ours, committed=None))
+    now = "" if "saved_entry" in changes else menu.default
+    if menu.ours.named(now) is not None:
+        raise MenuError("our entry is the default in grub.cfg itself (GRUB_DEFAULT)")
+    return Switch(tuple(texts))
+
+
+def remove(facts: Facts) -> Switch:
+    """Return what takes our entries out, and leaves the files as they were before them."""
     path, menu = _menu(facts)
     if menu.ours is None:
         return Switch()
     with _explained(path):
-        changes = _cleared(menu)
-        texts = _with_env(menu, changes) + _with_custom(menu, False)
-        now = "" if "saved_entry" in changes else menu.default
-        if _is_ours(menu, now):
-            raise MenuError("our entry is the default in grub.cfg itself (GRUB_DEFAULT)")
-        return Switch(tuple(texts))
-
-
-def remove(facts: Facts) -> Switch:
-    """Return what takes our entry out, and leaves the files as they were before it."""
-    path, menu = _menu(facts)
-    off = disarm(facts)
-    if menu.ours is None:
-        return off
-    with _explained(path):
+        off = _plain(menu)
         rest = custom_cfg.others(menu.custom).encode("latin-1")
     texts = [text for text in off.texts if not text.path.endswith("/custom.cfg")]
     return Switch((*texts, File(f"{menu.directory}/custom.cfg", rest, 0o600)))

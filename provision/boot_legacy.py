@@ -7,10 +7,10 @@ What is edited, and why it is safe, is in grub.legacy and grub.legacy_trial.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-from grub import legacy, legacy_trial
+from grub import kernel_line, legacy, legacy_trial
 from grub.legacy_trial import Switched
 from provision import boot_line
 from provision.abi_note import kernel_version
@@ -67,8 +67,8 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
             session=session,
             autonodeid=autonodeid,
         )
-        path = legacy.kernel_path(
-            good.kernel, f"vmlinuz-{kernel_release}", boot_is_separate=facts.boot_is_separate
+        path = kernel_line.path(
+            good.kernel, _file(kernel_release), boot_is_separate=facts.boot_is_separate
         )
         body = render(
             "menu_lst.j2",
@@ -79,11 +79,21 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
             kernel=path,
             arguments=" ".join(line.arguments),
         )
-        made = legacy.put(text, body, saved)
+        made = legacy_trial.put(text, body, saved)
         refusals = list(line.refusals)
-        if made != text and legacy_trial.state(text, saved) == "default":
+        stays = legacy.proven(text, saved)
+        if stays is not None and stays not in legacy.own(made):
             refusals.append(boot_line.own_default())
-        notes = (*line.notes, *_notes(text, saved), *_listed_first(text, kernel_release))
+        notes = (
+            *line.notes,
+            *_notes(text, saved),
+            *_listed_first(text, kernel_release),
+            *boot_line.beside(
+                [one.kernel for one in legacy.own(text)],
+                [one.kernel for one in legacy.own(made)],
+                None if stays is None else stays.kernel,
+            ),
+        )
         return Entry((File(MENU, made.encode("latin-1"), 0o600),), tuple(refusals), notes)
 
 
@@ -117,15 +127,11 @@ def state(facts: Facts, kernel_release: str) -> str:
     """Say what the next boot does, as boot_entry.state does."""
     text = _menu(facts)
     with _explained():
-        number = legacy.own(text)
-        if number is None or not _boots(legacy.entries(text)[number], kernel_release):
-            return "none"
-        return legacy_trial.state(text, _saved(facts))
+        return legacy_trial.state(text, _saved(facts), _file(kernel_release))
 
 
-def _boots(entry: legacy.Entry, kernel_release: str) -> bool:
-    kernel = entry.kernel
-    return kernel is not None and kernel.path.endswith(f"/vmlinuz-{kernel_release}")
+def _file(kernel_release: str) -> str:
+    return f"vmlinuz-{kernel_release}"
 
 
 def _switch(
@@ -154,7 +160,8 @@ def _must_be_there(facts: Facts, kernel_release: str) -> None:
 def arm(facts: Facts, kernel_release: str) -> Switch:
     """Return what makes the next boot, and only that one, boot our entry."""
     _must_be_there(facts, kernel_release)
-    return _switch(facts, legacy_trial.arm)
+    kernel = _file(kernel_release)
+    return _switch(facts, lambda text, saved: legacy_trial.arm(text, saved, kernel))
 
 
 def commit(facts: Facts, kernel_release: str) -> Switch:
@@ -164,14 +171,19 @@ def commit(facts: Facts, kernel_release: str) -> Switch:
         "GRUB Legacy knows entries by number: when update-grub adds or removes kernels, the "
         "default may mean another entry (never none); status shows it, and deploy puts it right"
     )
-    return _switch(facts, legacy_trial.commit, (note,))
+    kernel = _file(kernel_release)
+    return _switch(facts, lambda text, saved: legacy_trial.commit(text, saved, kernel), (note,))
 
 
-def disarm(facts: Facts) -> Switch:
-    """Return what makes a good entry the default again, with its lines as they were."""
-    return Switch(texts=_switch(facts, legacy_trial.disarm).texts)
+def disarm(facts: Facts, kernel_release: str, leaving: Collection[str]) -> Switch:
+    """Return what makes the entry before ours the default again, with its lines as they were."""
+    one, gone = _file(kernel_release), [_file(release) for release in leaving]
+    if state(facts, kernel_release) == "none":
+        return Switch(texts=_switch(facts, legacy_trial.disarm).texts)
+    made = _switch(facts, lambda text, saved: legacy_trial.disarm(text, saved, one, gone))
+    return Switch(texts=made.texts)
 
 
 def remove(facts: Facts) -> Switch:
-    """Return what takes our entry out, and puts all lines back as they were."""
+    """Return what takes our entries out, and puts all lines back as they were."""
     return Switch(texts=_switch(facts, legacy_trial.take_out).texts)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from grub import legacy
+from grub import kernel_line
 from provision.cluster import Node
 from provision.errors import FailedError
 from provision.facts import Facts
@@ -90,7 +90,7 @@ def make(
         if word in node.drop or word.partition("=")[0] in node.drop
     ]
     kept = [word for word in current if word not in {name for name, _ in dropped}]
-    arguments = legacy.with_arguments(
+    arguments = kernel_line.with_arguments(
         _with_root(kept, root),
         (
             ("session_id", str(session)),
@@ -173,10 +173,30 @@ def own_default() -> Refusal:
     """Return the refusal to change our entry while it is the default."""
     return Refusal(
         "default-entry",
-        "its default entry is the one that would be replaced: it would boot what was "
-        "never tried there",
-        "make another entry the default",
+        "its default entry is the one that would be changed: it would boot what was never tried "
+        "there",
+        "deploy a build of another kernel release, which is put beside it, make another entry the "
+        "default",
     )
+
+
+def other_kernel(path: str) -> Refusal:
+    """Return the refusal to write another kernel over the one that is booted by default."""
+    return Refusal(
+        "default-entry",
+        f"{path}, which its default entry boots, would be replaced by another kernel of the same "
+        "name: that was never tried there, and nothing would be left to go back to",
+        "build it under another name (build-kernel --set LOCALVERSION=...): both are kept then",
+    )
+
+
+def beside(before: Sequence[str], after: Sequence[str], proven: str | None) -> Iterator[str]:
+    """Say what becomes of our other entry; all are named by their kernels' files."""
+    for kernel in before:
+        if kernel not in after and proven is not None:
+            yield f"our entry for {kernel} is taken out of the menu: there is room for two"
+    if proven in after and set(after) - set(before):
+        yield f"our entry for {proven}, the default, stays: it is the way back"
 
 
 def storage(facts: Facts, bad: Sequence[str]) -> list[Refusal]:

@@ -288,6 +288,9 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
     planned = node_packages.with_theirs(changes((*part.files, *texts), facts))
     problems += part.problems
     notes += part.notes
+    if entry is not None and not problems:
+        over = boot_entry.replaced(node, facts, target.build.kernel_release, planned)
+        problems += [str(refusal) for refusal in over if refusal.rule not in target.force]
     problems += obstacles(planned, facts)
     room = preflight.space(lack_of_space(planned, facts))
     problems += [str(refusal) for refusal in room if refusal.rule not in target.force]

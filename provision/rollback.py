@@ -19,6 +19,7 @@ from provision.errors import FailedError, KrgError
 from provision.facts import Facts
 from provision.fleet import Fleet
 from provision.journal import rollback, running
+from provision.plan import Plan
 from provision.rollout import Pace, roll
 
 
@@ -109,6 +110,16 @@ def carry_back(
     return done
 
 
+def _going(plan: Plan) -> frozenset[str]:
+    """Return the kernel releases that a plan removes: none of them may be booted before it."""
+    start = "/boot/vmlinuz-"
+    return frozenset(
+        change.place.removeprefix(start)
+        for change in plan.changes
+        if change.wanted.absent and change.place.startswith(start)
+    )
+
+
 def _leave_and_go_back(
     among: Fleet, outcome: Outcome, wish: Wish, limits: Limits, say: Say
 ) -> Outcome:
@@ -120,7 +131,8 @@ def _leave_and_go_back(
     with among.again(node) as session:
         facts = session.facts((), running=True, idle=60.0)
         release = facts.word("kernel") or ""
-        plan = boot.switch_plan(node, boot_entry.disarm(facts, release, node), facts)
+        going = _going(printed)
+        plan = boot.switch_plan(node, boot_entry.disarm(facts, release, node, going), facts)
         if not plan.empty:
             session.apply(plan, "", date)
         say(f"{node.name}: restarting")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ CORPUS = Path(__file__).parent / "grub_corpus"
 GRUB_CFG = (CORPUS / "debian12.grub.cfg").read_text()
 MENU_LST = "default 0\ntimeout 5\n" + ONE
 RELEASE = "2.6.20-krg-1a2b3c4d"
+SECOND, THIRD = "2.6.20-krg-2", "2.6.20-krg-3"
 NODE = Node("krg1", 1, "192.168.0.1")
 
 
@@ -38,15 +40,15 @@ class Place:
         space = {"/boot": Space("/boot", 1 << 30)} if self.words.get("boot") == "separate" else {}
         return Facts(words=self.words, texts=texts, space=space, complete=True)
 
-    def make(self, node: Node = NODE, **kept: object) -> boot_entry.Entry:
+    def make(self, node: Node = NODE, release: str = RELEASE) -> boot_entry.Entry:
         made = boot_entry.make(
-            node, self.facts, session=1, kernel_release=RELEASE, autonodeid=False
+            node, self.facts, session=1, kernel_release=release, autonodeid=False
         )
         self.write(made.texts)
         return made
 
-    def do(self, step: Callable[[Facts, str], Switch]) -> Switch:
-        made = step(self.facts, RELEASE)
+    def do(self, step: Callable[[Facts, str], Switch], release: str = RELEASE) -> Switch:
+        made = step(self.facts, release)
         self.write(made.texts)
         return made
 
@@ -56,6 +58,11 @@ class Place:
     @property
     def state(self) -> str:
         return boot_entry.state(self.facts, RELEASE)
+
+    @property
+    def states(self) -> list[str]:
+        """Return the states of the builds RELEASE, SECOND and THIRD."""
+        return [boot_entry.state(self.facts, one) for one in (RELEASE, SECOND, THIRD)]
 
 
 def legacy_place(text: str = MENU_LST, **words: str) -> Place:
@@ -104,15 +111,64 @@ def test_from_nothing_to_the_default_and_back(place: Callable[[], Place]) -> Non
 
 
 @PLACES
-def test_another_kernel_than_the_one_that_is_the_default(place: Callable[[], Place]) -> None:
+def test_a_second_build_falls_back_to_the_first(place: Callable[[], Place]) -> None:
+    node = place()
+    before = dict(node.texts)
+    node.make()
+    node.do(boot_entry.commit)
+    first = dict(node.texts)
+    made = node.make(release=SECOND)
+    assert made.refusals == () and any(f"vmlinuz-{RELEASE}, the default" in n for n in made.notes)
+    assert node.states == ["default", "installed", "none"]
+    beside = dict(node.texts)
+    for step, states in (
+        (boot_entry.arm, ["installed", "armed", "none"]),
+        (boot_entry.disarm, ["default", "installed", "none"]),
+        (boot_entry.commit, ["installed", "default", "none"]),
+        (boot_entry.arm, ["installed", "armed", "none"]),
+        (boot_entry.commit, ["installed", "default", "none"]),
+        (boot_entry.disarm, ["default", "installed", "none"]),
+        (boot_entry.arm, ["installed", "armed", "none"]),
+        (boot_entry.commit, ["installed", "default", "none"]),
+    ):
+        assert node.do(step, SECOND).refusals == ()
+        assert node.states == states
+        assert node.do(step, SECOND).texts == (), "done twice is done once"
+        node.make(release=SECOND)
+        assert node.states == states and node.do(step, SECOND).texts == ()
+        if step is boot_entry.disarm:
+            assert {p: node.texts[p] for p in beside} == beside
+    # The next one takes the place of the oldest, and what is the default stays.
+    made = node.make(release=THIRD)
+    assert made.refusals == ()
+    assert f"our entry for vmlinuz-{RELEASE} is taken out" in " ".join(made.notes)
+    assert node.states == ["none", "default", "installed"]
+    node.do(boot_entry.commit, THIRD)
+    assert node.states == ["none", "installed", "default"]
+    # Back to one that is still there is a deploy like any other.
+    assert node.make(release=SECOND).refusals == ()
+    node.do(boot_entry.arm, SECOND)
+    assert node.states == ["none", "armed", "installed"]
+    node.do(boot_entry.disarm, SECOND)
+    assert node.states == ["none", "installed", "default"]
+    # Both go: then it is another system's turn.
+    node.write(boot_entry.disarm(node.facts, THIRD, leaving=(SECOND, THIRD)).texts)
+    assert node.states == ["none", "installed", "installed"]
+    node.write(boot_entry.remove(node.facts).texts)
+    assert {path: node.texts[path] for path in before} == before and first != before
+
+
+@PLACES
+def test_the_default_itself_does_not_change(place: Callable[[], Place]) -> None:
     node = place()
     node.make()
     node.do(boot_entry.commit)
-    assert boot_entry.state(node.facts, "2.6.20-other") == "none"
-    made = boot_entry.make(
-        NODE, node.facts, session=1, kernel_release="2.6.20-other", autonodeid=False
-    )
+    node.make(release=SECOND)
+    other = replace(NODE, append=("noapic",))
+    assert node.make(other, SECOND).refusals == ()
+    made = boot_entry.make(other, node.facts, session=1, kernel_release=RELEASE, autonodeid=False)
     assert [refusal.rule for refusal in made.refusals] == ["default-entry"]
+    assert "another kernel release" in str(made.refusals[0])
 
 
 @pytest.mark.parametrize("kind", ["plain", "lvm", "raid", "btrfs", "zfs", "unknown", None])

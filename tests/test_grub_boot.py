@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grub_boot
 import pytest
 from grub_boot import Machine
-from test_boot_entry import RELEASE, Place, grub2_place, legacy_place
+from test_boot_entry import NODE, RELEASE, SECOND, Place, grub2_place, legacy_place
 
 from grub import grub2 as grub2_reader
 from grub import grubenv
@@ -63,6 +64,35 @@ def test_legacy(tmp_path: Path, packages: Path) -> None:
     machine = grub_boot.legacy(tmp_path, package, files(node))
     assert which(machine.boots(3)) == ["ours", "good", "good"]
     assert machine.read("/boot/grub/default")[:2] == b"0\0"
+
+
+def two_builds(node: Place) -> None:
+    """Have a build as the default, and a second one armed beside it."""
+    node.make(replace(NODE, append=("first",)))
+    node.do(boot_entry.commit)
+    node.make(replace(NODE, append=("second",), drop=("first",)), SECOND)
+    node.do(boot_entry.arm, SECOND)
+
+
+def tried_and_kept(node: Place, machine: Machine) -> None:
+    """The second is booted once, then the first; without the second's kernel the first, too."""
+    assert said(machine.boots(3)) == ["second", "first", "first"]
+    do(node, machine, lambda facts, _: boot_entry.commit(facts, SECOND))
+    machine.remove(f"/boot/vmlinuz-{SECOND}")
+    assert said(machine.boots(1)) == ["first"]
+
+
+def said(lines: list[str]) -> list[str]:
+    return [line.split()[-1] for line in lines]
+
+
+@pytest.mark.slow
+def test_legacy_with_two_builds(tmp_path: Path, packages: Path) -> None:
+    node = legacy_place(MENU)
+    two_builds(node)
+    package = grub_boot.unpacked("grub-legacy", packages)
+    kernels = {f"/boot/vmlinuz-{SECOND}": None}
+    tried_and_kept(node, grub_boot.legacy(tmp_path, package, {**files(node), **kernels}))
 
 
 @pytest.mark.slow
@@ -148,6 +178,15 @@ def test_grub2(grub2: tuple[Place, Machine]) -> None:
     _, machine = grub2
     assert which(machine.boots(3)) == ["ours", "good", "good"]
     assert b"krg_trial=\n" in machine.read("/boot/grub/grubenv")
+
+
+@pytest.mark.slow
+def test_grub2_with_two_builds(tmp_path: Path, packages: Path) -> None:
+    node = grub2_place(CFG)
+    two_builds(node)
+    package = grub_boot.unpacked("grub-pc-bin", packages)
+    kernels = {f"/boot/vmlinuz-{SECOND}": None}
+    tried_and_kept(node, grub_boot.grub2(tmp_path, package, {**files(node), **kernels}))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grub import legacy
+from grub import kernel_line, legacy, legacy_put
 
 ORACLE = shutil.which("grub-menulst2cfg")
 needs_oracle = pytest.mark.skipif(
@@ -123,7 +123,7 @@ def menus(draw: st.DrawFn) -> str:
 
 def put(text: str, body: str = BODY) -> str | None:
     try:
-        return legacy.put(text, body)
+        return legacy_put.put(text, body)
     except legacy.MenuError:
         return None
 
@@ -133,17 +133,17 @@ def test_put_then_remove_gives_the_same_bytes(text: str) -> None:
     done = put(text)
     if done is not None:
         assert done.startswith(text)
-        assert legacy.remove(done) == text
+        assert legacy_put.remove(done) == text
 
 
 @given(menus())
 def test_twice_is_once_and_an_update_touches_only_ours(text: str) -> None:
     once = put(text)
     if once is not None:
-        assert legacy.put(once, BODY) == once
-        other = legacy.put(once, OTHER_BODY)
-        assert legacy.put(other, BODY) == once
-        assert legacy.remove(other) == text
+        assert legacy_put.put(once, BODY) == once
+        other = legacy_put.put(once, OTHER_BODY)
+        assert legacy_put.put(other, BODY) == once
+        assert legacy_put.remove(other) == text
 
 
 @given(menus())
@@ -162,9 +162,9 @@ def test_what_others_append_stays(text: str, tail: str) -> None:
     done = put(text)
     if done is not None:
         changed = done + "title x\nchainloader +1\n" + tail
-        updated = legacy.put(changed, OTHER_BODY)
-        assert legacy.put(updated, BODY) == changed
-        assert legacy.remove(changed) == text + "title x\nchainloader +1\n" + tail
+        updated = legacy_put.put(changed, OTHER_BODY)
+        assert legacy_put.put(updated, BODY) == changed
+        assert legacy_put.remove(changed) == text + "title x\nchainloader +1\n" + tail
 
 
 @needs_oracle
@@ -187,7 +187,7 @@ def test_what_others_append_stays(text: str, tail: str) -> None:
 )
 def test_kernel_lines_are_what_grub_reads(tmp_path: Path, parts: list[str]) -> None:
     text = DEBIAN + "".join(parts)
-    done = legacy.put(text, BODY)
+    done = legacy_put.put(text, BODY)
     ours = [
         (entry.title, [entry.kernel.path, *entry.kernel.arguments])
         for entry in legacy.entries(done)
@@ -204,14 +204,14 @@ def test_kernel_lines_are_what_grub_reads(tmp_path: Path, parts: list[str]) -> N
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n", " \\", "\\\n", "\\\r\n"])
 def test_last_line_of_any_kind_does_not_swallow_ours(end: str, tmp_path: Path) -> None:
     text = DEBIAN.rstrip("\n") + end
-    done = legacy.put(text, BODY)
+    done = legacy_put.put(text, BODY)
     assert legacy.entries(done)[-1].kernel is not None
     assert oracle(done, tmp_path)[-1][1][-2:] == ["node_id=2", "panic=10"]
-    assert legacy.remove(done) == text
+    assert legacy_put.remove(done) == text
 
 
 def test_line_ends_follow_the_file() -> None:
-    done = legacy.put(DEBIAN.replace("\n", "\r\n"), BODY)
+    done = legacy_put.put(DEBIAN.replace("\n", "\r\n"), BODY)
     assert done.count("\n") == done.count("\r\n")
 
 
@@ -221,27 +221,27 @@ def test_line_ends_follow_the_file() -> None:
         ("", "no bootable entry"),
         ("title Only a title\nroot (hd0,0)\n", "no bootable entry"),
         (DEBIAN.replace("### END", "### AND"), "never ends"),
-        (legacy.put(DEBIAN, BODY).replace("### END KRG", "### AND KRG"), "marker"),
-        (legacy.put(DEBIAN, BODY) + legacy.put(DEBIAN, BODY), "marker"),
+        (legacy_put.put(DEBIAN, BODY).replace("### END KRG", "### AND KRG"), "marker"),
+        (legacy_put.put(DEBIAN, BODY) + legacy_put.put(DEBIAN, BODY), "marker"),
     ],
 )
 def test_files_that_cannot_be_edited_safely(text: str, why: str) -> None:
     with pytest.raises(legacy.MenuError, match=why):
-        legacy.put(text, BODY)
+        legacy_put.put(text, BODY)
 
 
 @pytest.mark.parametrize("body", ["title x\n", "kernel /x\n", BODY + "### END KRG-PROVISION ###\n"])
 def test_stanza_must_be_one(body: str) -> None:
     with pytest.raises(legacy.MenuError, match="stanza"):
-        legacy.put(DEBIAN, body)
+        legacy_put.put(DEBIAN, body)
 
 
 def test_remove_never_leaves_nothing_to_boot() -> None:
-    done = legacy.put(DEBIAN, BODY)
+    done = legacy_put.put(DEBIAN, BODY)
     start = done.index("### BEGIN KRG")
-    assert legacy.remove(DEBIAN) == DEBIAN
+    assert legacy_put.remove(DEBIAN) == DEBIAN
     with pytest.raises(legacy.MenuError, match="no bootable"):
-        legacy.remove(done[start:])
+        legacy_put.remove(done[start:])
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_remove_never_leaves_nothing_to_boot() -> None:
         (DEBIAN.replace("default\t\t1", "default 0").replace("quiet", "init=/bin/sh"), None, None),
         (DEBIAN.replace("default\t\t1", "default 99"), None, NORMAL),
         (
-            legacy.put(DEBIAN, BODY).replace("default\t\t1", "default 3"),
+            legacy_put.put(DEBIAN, BODY).replace("default\t\t1", "default 3"),
             None,
             "Kerrighed 2.6.20-krg (node 2, session 1)",
         ),
@@ -310,16 +310,16 @@ def test_saved_index(text: str, number: int | None) -> None:
     ],
 )
 def test_kernel_path(path: str, separate: bool, want: str) -> None:
-    assert legacy.kernel_path(legacy.Kernel(path, ()), "new", boot_is_separate=separate) == want
+    assert kernel_line.path(kernel_line.Kernel(path, ()), "new", boot_is_separate=separate) == want
 
 
 def test_arguments_are_set_once() -> None:
     before = ("root=/dev/hda1", "ro", "node_id=9", "session_id=3", "panic=5", "noapic")
     ours = (("session_id", "1"), ("node_id", "2"), ("panic", "10"))
     want = ("root=/dev/hda1", "session_id=1", "node_id=2", "panic=10", "ro", "noapic")
-    once = legacy.with_arguments(before, ours, ("noapic",))
+    once = kernel_line.with_arguments(before, ours, ("noapic",))
     assert once == want
-    assert legacy.with_arguments(once, ours, ("noapic",)) == want
+    assert kernel_line.with_arguments(once, ours, ("noapic",)) == want
 
 
 ONE = "title\tDebian\nroot (hd0,0)\nkernel /vmlinuz root=/dev/hda1 ro\n"
@@ -344,7 +344,7 @@ def test_number_out_of_range_never_comes_to_mean_ours(head: str, saved: int | No
     # GRUB boots entry 0 of this menu; with our entry in it, it would boot ours.
     assert legacy.default_index(head + ONE, saved) == 0
     with pytest.raises(legacy.MenuError, match="could come to mean the new entry"):
-        legacy.put(head + ONE, BODY, saved)
+        legacy_put.put(head + ONE, BODY, saved)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_number_out_of_range_never_comes_to_mean_ours(head: str, saved: int | No
     ],
 )
 def test_numbers_in_range_are_fine(head: str, saved: int | None) -> None:
-    done = legacy.put(head + ONE + "default 1\n", BODY, saved)
+    done = legacy_put.put(head + ONE + "default 1\n", BODY, saved)
     assert legacy.default_index(done, saved) == 0
     assert not legacy.boots_ours(done, saved)
 
@@ -370,21 +370,21 @@ def test_numbers_in_range_are_fine(head: str, saved: int | None) -> None:
 @given(menus(), st.none() | st.integers(0, 5))
 def test_ours_is_never_booted_by_default_because_of_put(text: str, saved: int | None) -> None:
     try:
-        done = legacy.put(text, BODY, saved)
+        done = legacy_put.put(text, BODY, saved)
     except legacy.MenuError:
         return
     assert not legacy.boots_ours(done, saved)
     assert legacy.default_index(done, saved) == legacy.default_index(text, saved)
-    assert legacy.remove(done, saved) == text
+    assert legacy_put.remove(done, saved) == text
 
 
 def test_ours_alone_is_no_way_back() -> None:
-    done = legacy.put(ONE, BODY)
+    done = legacy_put.put(ONE, BODY)
     alone = done[len(ONE) :]
     with pytest.raises(legacy.MenuError, match="no bootable entry"):
-        legacy.put(alone, OTHER_BODY)
+        legacy_put.put(alone, OTHER_BODY)
     with pytest.raises(legacy.MenuError, match="no bootable entry"):
-        legacy.remove(alone)
+        legacy_put.remove(alone)
 
 
 @pytest.mark.parametrize(
@@ -398,10 +398,10 @@ def test_ours_alone_is_no_way_back() -> None:
 )
 def test_what_does_not_start_linux_by_itself_is_no_way_back(other: str) -> None:
     with pytest.raises(legacy.MenuError, match="no bootable entry"):
-        legacy.put(other, BODY)
-    alone = other + legacy.put(ONE, BODY)[len(ONE) :]
+        legacy_put.put(other, BODY)
+    alone = other + legacy_put.put(ONE, BODY)[len(ONE) :]
     with pytest.raises(legacy.MenuError, match="no bootable entry"):
-        legacy.put(alone, BODY)
+        legacy_put.put(alone, BODY)
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_titles_without_a_known_command_are_not_counted(text: str, titles: list[
 
 def test_bare_title_does_not_hide_a_number_that_is_out_of_range() -> None:
     with pytest.raises(legacy.MenuError, match="could come to mean"):
-        legacy.put("default 1\ntitle Divider\n" + ONE, BODY)
+        legacy_put.put("default 1\ntitle Divider\n" + ONE, BODY)
 
 
 @pytest.mark.parametrize(
@@ -435,9 +435,9 @@ def test_bare_title_does_not_hide_a_number_that_is_out_of_range() -> None:
     ],
 )
 def test_what_a_user_put_between_our_markers_is_not_deleted(old: str, new: str) -> None:
-    done = legacy.put(ONE, BODY).replace(old, new)
-    for edit in (lambda: legacy.put(done, BODY), lambda: legacy.remove(done)):
-        with pytest.raises(legacy.MenuError, match="not exactly one entry"):
+    done = legacy_put.put(ONE, BODY).replace(old, new)
+    for edit in (lambda: legacy_put.put(done, BODY), lambda: legacy_put.remove(done)):
+        with pytest.raises(legacy.MenuError, match="more than its entries"):
             edit()
 
 
@@ -446,17 +446,17 @@ def test_any_backslash_at_the_end_continues_the_line(slashes: str) -> None:
     text = f"default 0 {slashes}\ntitle Swallowed\n{ONE}"
     assert [entry.title for entry in legacy.entries(text)] == ["Debian"]
     with pytest.raises(legacy.MenuError, match="stanza"):
-        legacy.put(ONE, BODY + "initrd /x" + slashes + "\n")
+        legacy_put.put(ONE, BODY + "initrd /x" + slashes + "\n")
 
 
 @pytest.mark.parametrize("head", ["default 1\n", "default 2\n", "fallback 1\n"])
 def test_remove_does_not_change_what_a_number_means(head: str) -> None:
-    done = head + legacy.put(ONE, BODY) + "title Later\nchainloader +1\n"
+    done = head + legacy_put.put(ONE, BODY) + "title Later\nchainloader +1\n"
     with pytest.raises(legacy.MenuError, match="mean entry 1, which is ours, or one below"):
-        legacy.remove(done)
+        legacy_put.remove(done)
 
 
 def test_once_ours_is_the_default_it_is_known() -> None:
-    done = "default 1\n" + legacy.put(ONE, BODY)
+    done = "default 1\n" + legacy_put.put(ONE, BODY)
     assert legacy.boots_ours(done)
-    assert legacy.put(done, BODY) == done
+    assert legacy_put.put(done, BODY) == done

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_grub_legacy import BODY, DEBIAN, ONE, OTHER_BODY, menus
 
-from grub import legacy, legacy_trial
+from grub import legacy, legacy_put, legacy_trial
 from grub.legacy_trial import Switched
 
 TIMED = "timeout 5\n" + ONE
@@ -30,16 +30,23 @@ class Disk:
         if made.saved is not None:
             self.saved = made.saved
 
-    def boot(self) -> int:
-        """Boot as GRUB does: return the entry's number, after its savedefault."""
-        number = legacy.default_index(self.text, self.saved)
-        entry = legacy.entries(self.text)[number]
-        for command in entry.commands:
-            if command.name == "savedefault":
-                self.saved = legacy.leading_number(command.argument)[0] or 0
-                if not command.argument:
-                    self.saved = number
-        return number
+    def boot(self, gone: str | None = None) -> int | None:
+        """Boot as GRUB does: return the entry's number, after its savedefault.
+
+        Where the kernel named ``gone`` cannot be loaded, the commands before it were run, and
+        the fallbacks are next; None: there is none left, and GRUB waits for a key.
+        """
+        menu = legacy.entries(self.text)
+        first = legacy.default_index(self.text, self.saved)
+        for number in (first, *legacy.numbers(self.text, self.saved).fallback):
+            for command in menu[number].commands:
+                if command.name == "savedefault":
+                    self.saved = legacy.leading_number(command.argument)[0] or 0
+                    if not command.argument:
+                        self.saved = number
+            if gone is None or menu[number].file != gone:
+                return number
+        return None
 
 
 def check(disk: Disk) -> None:
@@ -59,7 +66,7 @@ def check(disk: Disk) -> None:
 )
 def test_any_order_keeps_the_way_back(text: str, saved: int | None, steps: list[str]) -> None:
     try:
-        disk = Disk(legacy.put(text, BODY, saved), saved)
+        disk = Disk(legacy_put.put(text, BODY, saved), saved)
     except legacy.MenuError:
         return
     installed = disk.text
@@ -69,8 +76,8 @@ def test_any_order_keeps_the_way_back(text: str, saved: int | None, steps: list[
             continue
         try:
             if step == "put":
-                disk.text = legacy.put(disk.text, OTHER_BODY, disk.saved)
-                disk.text = legacy.put(disk.text, BODY, disk.saved)
+                disk.text = legacy_put.put(disk.text, OTHER_BODY, disk.saved)
+                disk.text = legacy_put.put(disk.text, BODY, disk.saved)
             else:
                 disk.take(STEPS[step](disk.text, disk.saved))
         except legacy.MenuError:
@@ -97,7 +104,7 @@ def test_any_order_keeps_the_way_back(text: str, saved: int | None, steps: list[
 @pytest.mark.parametrize("fallback", ["fallback 0\n", "", "fallback\t0 0\n"])
 def test_the_procedure(default: str, fallback: str) -> None:
     text = default + fallback + TIMED
-    disk = Disk(legacy.put(text, BODY), None)
+    disk = Disk(legacy_put.put(text, BODY), None)
     assert legacy_trial.state(disk.text, disk.saved) == "installed"
     disk.take(legacy_trial.arm(disk.text, disk.saved))
     assert legacy_trial.state(disk.text, disk.saved) == "armed"
@@ -117,11 +124,159 @@ def test_the_procedure(default: str, fallback: str) -> None:
     assert disk.boot() == 0
 
 
+def body(build: str) -> str:
+    return BODY.replace("2.6.20-krg", f"2.6.20-krg-{build}")
+
+
+def kernel(build: str) -> str:
+    return f"vmlinuz-2.6.20-krg-{build}"
+
+
+def safe(disk: Disk, proven: set[str]) -> None:
+    """No build boots that has not proven itself, but for once; nothing falls back to one."""
+    menu = legacy.entries(disk.text)
+
+    def known(number: int | None) -> bool:
+        assert number is not None
+        return not menu[number].ours or menu[number].file in proven
+
+    copy = Disk(disk.text, disk.saved)
+    copy.boot()
+    assert known(copy.boot()), "a trial is for one boot"
+    assert all(known(n) and menu[n].usable for n in legacy.numbers(disk.text, disk.saved).fallback)
+    assert [e.file for e in menu if e.ours] == [one.kernel for one in legacy.own(disk.text)]
+    # If ours cannot be loaded, another is, of those that are known.
+    default = menu[legacy.default_index(disk.text, disk.saved)]
+    assert not default.ours or known(Disk(disk.text, disk.saved).boot(default.file))
+
+
+DEPLOY = {"try": ["put", "arm"], "deploy": ["put", "arm", "commit"]}
+
+
+@given(
+    menus(),
+    st.none() | st.integers(0, 3),
+    st.lists(
+        st.tuples(st.sampled_from(["deploy", "try", "put", *STEPS]), st.sampled_from("abc")),
+        max_size=6,
+    ),
+)
+@example("default 0\n" + TIMED, None, [("deploy", "a"), ("deploy", "b"), ("put", "c")])
+@example(
+    "default 0\n" + TIMED, None, [("deploy", "a"), ("try", "b"), ("disarm", "b"), ("try", "c")]
+)
+def test_any_order_of_three_builds(
+    text: str, saved: int | None, wishes: list[tuple[str, str]]
+) -> None:
+    try:
+        disk = Disk(legacy_trial.put(text, body("a"), saved), saved)
+    except legacy.MenuError:
+        return
+    if legacy.boots_ours(disk.text, disk.saved):
+        return
+    others = [entry for entry in legacy.entries(text)]
+    proven: set[str] = set()
+    for step, build in ((s, build) for wish, build in wishes for s in DEPLOY.get(wish, [wish])):
+        was = legacy.proven(disk.text, disk.saved)
+        try:
+            if step == "put":
+                made = Switched(legacy_trial.put(disk.text, body(build), disk.saved), None)
+                again = legacy_trial.put(made.text, body(build), disk.saved)
+                assert again == made.text, "put twice is put once"
+            else:
+                made = STEPS[step](disk.text, disk.saved, kernel(build))
+        except legacy.MenuError:
+            continue
+        there = [one.kernel for one in legacy.own(disk.text)]
+        now = proven | ({kernel(build)} if step == "commit" and kernel(build) in there else set())
+        half = Disk(disk.text, disk.saved)
+        if made.menu_first:
+            half.text = made.text
+        elif made.saved is not None:
+            half.saved = made.saved
+        if was is not None or legacy.numbers(disk.text).is_saved or made.saved is None:
+            safe(half, now)
+        disk.take(made)
+        kernels = [one.kernel for one in legacy.own(disk.text)]
+        assert 1 <= len(kernels) <= 2
+        proven = now & set(kernels)
+        safe(disk, proven)
+        stays = legacy.proven(disk.text, disk.saved)
+        if was is not None and (step == "put" or (step == "arm" and was.kernel != kernel(build))):
+            assert stays is not None and stays.kernel == was.kernel, "the default stays"
+        if step == "arm":
+            number = disk.boot()
+            assert legacy.entries(disk.text)[number or 0].file == kernel(build)
+            back = disk.boot()
+            if was is not None and was.kernel != kernel(build):
+                assert legacy.entries(disk.text)[back or 0].file == was.kernel
+            assert disk.boot() == back
+        mine = [e for e in legacy.entries(disk.text) if not e.ours]
+        assert [e.title for e in mine] == [e.title for e in others]
+    try:
+        disk.take(legacy_trial.take_out(disk.text, disk.saved))
+    except legacy.MenuError:
+        return
+    assert disk.text == text
+
+
+def test_two_builds_and_the_way_back() -> None:
+    disk = Disk("default 0\n" + TIMED, None)
+    text = disk.text
+    for build in "ab":
+        disk.text = legacy_trial.put(disk.text, body(build), disk.saved)
+        disk.take(legacy_trial.arm(disk.text, disk.saved, kernel(build)))
+        disk.boot()
+        disk.take(legacy_trial.commit(disk.text, disk.saved, kernel(build)))
+    # The former one first, then another system.
+    assert legacy.numbers(disk.text, disk.saved) == legacy.Numbers(2, True, (1, 0))
+    assert [disk.boot(kernel("b")), disk.boot(kernel("b")), disk.boot()] == [1, 1, 2]
+    disk.text = legacy_trial.put(disk.text, body("c"), disk.saved)
+    # It has the number that was a's, and is not what b falls back to.
+    assert legacy.numbers(disk.text, disk.saved) == legacy.Numbers(2, True, (0,))
+    disk.take(legacy_trial.arm(disk.text, disk.saved, kernel("c")))
+    assert legacy.numbers(disk.text, disk.saved) == legacy.Numbers(1, True, (2, 0))
+    assert [disk.boot(kernel("c")), disk.boot()] == [2, 2]
+    disk.take(legacy_trial.arm(disk.text, disk.saved, kernel("c")))
+    assert [disk.boot(), disk.boot(), disk.boot()] == [1, 2, 2]
+    disk.take(legacy_trial.disarm(disk.text, disk.saved, kernel("c")))
+    disk.take(legacy_trial.take_out(disk.text, disk.saved))
+    assert disk.text == text and disk.boot() == 0
+
+
+def test_a_number_that_update_grub_moved_boots_what_was_never_tried_once_at_most() -> None:
+    disk = Disk("default 0\n" + TIMED, None)
+    for build in "ab":
+        disk.text = legacy_trial.put(disk.text, body(build), disk.saved)
+        disk.take(legacy_trial.commit(disk.text, disk.saved, kernel(build)))
+    disk.text = legacy_trial.put(disk.text, body("c"), disk.saved)
+    disk.text = disk.text.replace(ONE, ONE.replace("Debian", "New") + ONE)
+    booted = [legacy.entries(disk.text)[disk.boot() or 0].file for _ in range(3)]
+    assert booted == [kernel("c"), "vmlinuz", "vmlinuz"]
+
+
+def test_entries_below_ours_keep_their_numbers() -> None:
+    below = "title Later\nroot (hd0,1)\nkernel /vmlinuz root=/dev/hda2 ro\n"
+    disk = Disk(legacy_trial.put("default 0\n" + TIMED, body("a")) + below, None)
+    disk.take(legacy_trial.commit(disk.text, disk.saved, kernel("a")))
+    text = disk.text.replace("fallback 0", "fallback 2")
+    with pytest.raises(legacy.MenuError, match="fallback is 2, an entry below ours"):
+        legacy_trial.put(text, body("b"), disk.saved)
+    assert len(legacy.own(legacy_trial.put(disk.text, body("b"), disk.saved))) == 2
+
+
+def test_a_second_entry_of_somebody_is_not_taken_for_ours() -> None:
+    done = legacy_trial.put(TIMED, body("a"))
+    alien = done.replace("### END KRG", "title Mine\nkernel /mine root=/dev/hda1 ro\n### END KRG")
+    with pytest.raises(legacy.MenuError, match="more than its entries"):
+        legacy_trial.put(alien, body("b"))
+
+
 @given(st.sampled_from(["arm", "commit", "disarm"]), st.sampled_from(["arm", "commit", "none"]))
 def test_interrupted_between_the_files(second: str, first: str) -> None:
     """Of two files only the first is there: never our entry without what undoes it."""
     for head, saved in (("default 0\n", None), ("default saved\n", 0), ("default 0\n", 1)):
-        disk = Disk(legacy.put(head + TIMED, BODY, saved), saved)
+        disk = Disk(legacy_put.put(head + TIMED, BODY, saved), saved)
         if first != "none":
             disk.take(STEPS[first](disk.text, disk.saved))
         was = legacy_trial.state(disk.text, disk.saved)
@@ -131,7 +286,7 @@ def test_interrupted_between_the_files(second: str, first: str) -> None:
             half.text = made.text
         elif made.saved is not None:
             half.saved = made.saved
-        number = legacy.own(half.text)
+        (number,) = (one.number for one in legacy.own(half.text))
         boots = half.boot()
         if boots == number and "commit" not in (second, first):
             assert half.boot() == 0, (head, first, second)
@@ -156,7 +311,7 @@ def test_the_file_is_what_grub_set_default_writes() -> None:
     ],
 )
 def test_menus_that_cannot_be_armed(text: str, why: str) -> None:
-    text = legacy.put(text, BODY)
+    text = legacy_put.put(text, BODY)
     for change in (legacy_trial.arm, legacy_trial.commit):
         with pytest.raises(legacy.MenuError, match=why):
             change(text)
@@ -171,13 +326,13 @@ def test_the_good_entry_starts_by_itself() -> None:
         (single + ONE + memtest, 1),
         (windows + ONE + single, 1),
     ):
-        text = legacy.put("timeout 1\n" + order, BODY)
+        text = legacy_put.put("timeout 1\n" + order, BODY)
         assert legacy_trial.good_index(text) == good
         assert f"\nfallback {good}\n" in "\n" + legacy_trial.arm(text).text
 
 
 def test_what_somebody_changed_meanwhile_stays() -> None:
-    disk = Disk(legacy.put(DEBIAN, BODY), None)
+    disk = Disk(legacy_put.put(DEBIAN, BODY), None)
     disk.take(legacy_trial.arm(disk.text, disk.saved))
     disk.text = disk.text.replace("default\t\tsaved", "default 0", 1).replace(
         "timeout 5", "timeout 9"
@@ -188,7 +343,7 @@ def test_what_somebody_changed_meanwhile_stays() -> None:
 
 
 def test_ours_by_its_number_goes_back_to_a_good_one() -> None:
-    text = "default 1\n" + legacy.put(TIMED, BODY)
+    text = "default 1\n" + legacy_put.put(TIMED, BODY)
     assert legacy_trial.state(text) == "default"
     done = legacy_trial.disarm(text)
     assert done.text.startswith("default 0\n") and legacy_trial.state(done.text) == "installed"
