@@ -28,6 +28,7 @@ from provision.facts import Facts
 from provision.fleet import Fleet
 from provision.node import ChangedError
 from provision.node_packages import Package
+from provision.package_cache import unneeded
 from provision.plan import (
     Plan,
     Wanted,
@@ -303,6 +304,7 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         checks=part.checks,
         first=part.first,
         prunes=journal.expendable(journal.read(facts)),
+        drops=unneeded(packages, facts),
     )
 
 
