@@ -194,8 +194,9 @@ def _listed_first(menu: _Menu, kernel_release: str) -> Iterator[str]:
     if others and max(map(kernel_version, others)) < kernel_version(kernel_release):
         yield (
             f"update-grub, whenever it is run, lists {kernel_release} first, without its ids and "
-            "panic=: a default that is the first entry then means that. Our own entry, once it is "
-            "the default, is named in custom.cfg and stays it"
+            "panic=: a default that is the first entry then means that, and others may be left in "
+            "a submenu only, where no fallback finds them (GRUB_DISABLE_SUBMENU=y). Our own entry, "
+            "once it is the default, is named in custom.cfg and stays it"
         )
 
 
