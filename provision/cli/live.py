@@ -21,8 +21,8 @@ from provision.steps import DONE, FAILED, SENDING, Board, Event, Note, Step
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# A look at the table costs one fold of all names.
-_REFRESHES = 4
+# In a second; each costs one fold of all names where something happened.
+_REFRESHES = 2
 
 
 def elapsed(seconds: float) -> str:
