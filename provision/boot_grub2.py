@@ -15,6 +15,7 @@ from grub import custom_cfg, grub2, grubenv, kernel_line
 from grub.kernel_line import Kernel
 from grub.legacy import MenuError
 from provision import boot_line
+from provision.abi_note import kernel_version
 from provision.boot_line import Entry, File, Switch
 from provision.cluster import Node
 from provision.data import render
@@ -212,7 +213,51 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
         ]
         beside = boot_line.beside([one.kernel for one in before], made.kernels, menu.proven)
         file = File(f"{menu.directory}/custom.cfg", text.encode("latin-1"), 0o600)
-        return Entry((file,), tuple(refusals), (*left, *line.notes, *beside))
+        return Entry(
+            (file,),
+            tuple(refusals),
+            (*left, *line.notes, *beside, *_listed_first(menu, kernel_release)),
+        )
+
+
+def _listed_first(menu: _Menu, kernel_release: str) -> Iterator[str]:
+    """Warn where update-grub will put its own entry for our kernel above all others.
+
+    10_linux of grub-mkconfig lists every vmlinuz in /boot, the highest version first.
+    """
+    names = (e.kernel.path.rpartition("/")[2] for e in menu.config.entries if e.kernel is not None)
+    found = (re.fullmatch(r"(?:vmlinu[xz]|kernel)-(\d.*)", name) for name in names)
+    others = {match[1] for match in found if match is not None} - {kernel_release}
+    if others and max(map(kernel_version, others)) < kernel_version(kernel_release):
+        yield (
+            f"update-grub, whenever it is run, lists {kernel_release} first, without its ids and "
+            "panic=: a default that is the first entry then means that, and others may be left in "
+            "a submenu only, where no fallback finds them (GRUB_DISABLE_SUBMENU=y). Our own entry, "
+            "once it is the default, is named in custom.cfg and stays it"
+        )
+
+
+def unbootable(facts: Facts, gone: frozenset[str]) -> Iterator[str]:
+    """Refuse to remove a kernel that the default entry of grub.cfg starts.
+
+    That is so when update-grub was run since the kernel came, and listed it first.
+
+    :param gone: the names of files that are to be removed from /boot.
+    """
+    path = config(facts)
+    try:
+        menu = None if path is None else _read(facts, path)
+    except FailedError:
+        # Deploy refuses such a node; whoever wrote that since has to know what it boots.
+        return
+    entry = None if menu is None else grub2.find(menu.config.entries, menu.default)
+    kernel = None if entry is None else entry.kernel
+    name = "" if kernel is None else kernel.path.rpartition("/")[2]
+    if name in gone:
+        yield (
+            f"{path}: the default entry starts {name}, which would be removed: make another entry "
+            f"the default, or remove /boot/{name} there and run update-grub, then roll back"
+        )
 
 
 def _file(kernel_release: str) -> str:

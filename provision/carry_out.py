@@ -8,17 +8,18 @@ running cluster, the loss of one stops the others.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from provision import boot, deploy
+from provision import boot
 from provision.boot import Limits, Result, Trial
 from provision.cluster import Node
-from provision.deploy import Outcome, Say, Target
+from provision.deploy import Outcome, Target, apply_plans
 from provision.errors import KrgError
 from provision.events import Journal
 from provision.fleet import Fleet
-from provision.rollout import Pace, roll
+from provision.rollout import Pace, roll, waves
+from provision.steps import Step, Tell, Wave
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,11 @@ def carry_out(
     seen: Mapping[str, Outcome],
     way: Way,
     journal: Journal,
-    say: Say,
-    on_sent: Callable[[int], None] = lambda _: None,
+    tell: Tell,
 ) -> dict[str, Outcome]:
     """Carry out the plans and boots of the nodes that would change; return all outcomes.
 
-    :param say: takes one line for each step of a node.
+    :param tell: takes an event for each step of a node, and for each wave.
     """
     done = dict(seen)
     date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -49,12 +49,16 @@ def carry_out(
         if outcome.state != "would change":
             journal.write("ended", name, state=outcome.state, error=outcome.error)
 
+    order = waves(begun, way.pace)
+
     def work(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
+        tell(Wave(order.index(tuple(names)) + 1, len(order)))
         for name in names:
             journal.write("planned", name)
-        done.update(deploy.apply(target, among, {n: done[n] for n in names}, say, on_sent, date))
+        release = target.build.kernel_release
+        done.update(apply_plans(release, among, {n: done[n] for n in names}, tell, date))
         if target.reboot:
-            _boots(target, among, done, names, way, date, journal, say)
+            _boots(target, among, done, names, way, date, journal, tell)
         for name in names:
             outcome = done[name]
             journal.write("ended", name, state=outcome.state, error=outcome.error)
@@ -63,6 +67,7 @@ def carry_out(
     before = sum(1 for outcome in seen.values() if outcome.bad)
     for name, why in roll(begun, way.pace, work, failed_before=before):
         done[name] = replace(done[name], state="not begun", error=why, hint="run deploy again")
+        tell(Step(name, "not begun"))
         journal.write("ended", name, state="not begun", error=why)
     return done
 
@@ -75,7 +80,7 @@ def _boots(
     way: Way,
     date: str,
     journal: Journal,
-    say: Say,
+    tell: Tell,
 ) -> None:
     """Boot the nodes of a wave whose files are in place."""
     ready = [done[name] for name in names if done[name].boot is not None and not done[name].bad]
@@ -87,13 +92,14 @@ def _boots(
                 state="not begun",
                 error=f"not restarted: {bad[0]} failed, and the cluster restarts as a whole",
             )
+            tell(Step(outcome.node.name, "not begun"))
         return
     trial = Trial(target.cluster, target.build.kernel_release, target.config, way.limits)
 
     def one(node: Node) -> Result:
         def step(text: str) -> None:
             journal.write(text, node.name)
-            say(f"{node.name}: {text}")
+            tell(Step(node.name, text))
 
         what = done[node.name].boot
         assert what is not None
@@ -117,4 +123,4 @@ def _boots(
             hint=result.hint,
             result=result,
         )
-        say(f"{node.name}: {result.state}")
+        tell(Step(node.name, result.state, result.error or ""))

@@ -11,7 +11,7 @@ import functools
 import posixpath
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from provision.facts import Facts
 from provision.fleet import Fleet
 from provision.node import ChangedError
 from provision.node_packages import Package
+from provision.package_cache import unneeded
 from provision.plan import (
     Plan,
     Wanted,
@@ -43,10 +44,8 @@ from provision.plan import (
 )
 from provision.preflight import Kernel
 from provision.ssh import check_access
+from provision.steps import Note, Planned, Sent, Step, Tell
 from provision.unchanged import Memory
-
-Say = Callable[[str], None]
-
 
 # --- what a node shall have ---------------------------------------------------------------
 
@@ -309,6 +308,7 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         checks=part.checks,
         first=part.first,
         prunes=journal.expendable(journal.read(facts)),
+        drops=unneeded(packages, facts),
     )
 
 
@@ -385,6 +385,7 @@ def observe(
     among: Fleet,
     nodes: Sequence[Node] | None = None,
     memory: Memory | None = None,
+    tell: Tell = lambda _: None,
 ) -> dict[str, Outcome]:
     """Connect to every node, gather its facts and make its plan; one round trip each.
 
@@ -398,6 +399,7 @@ def observe(
         memory = None
 
     def ask(node: Node) -> Facts:
+        tell(Step(node.name, "asked"))
         session = among.session(node).__enter__()
         return session.facts(
             target.paths,
@@ -411,54 +413,54 @@ def observe(
     for node, answer in among.each(nodes, ask):
         if isinstance(answer, KrgError):
             found[node.name] = _failed(node, answer)
-            continue
-        if memory is not None and answer.word("same") is not None:
+        elif memory is not None and answer.word("same") is not None:
             plan = Plan(node.name, notes=memory.notes(node.name))
             found[node.name] = Outcome(node, "unchanged", plan, answer)
-            continue
-        found[node.name] = outcome = _planned(target, node, answer)
-        if memory is not None and outcome.plan is not None:
-            seal = answer.seal if outcome.state == "unchanged" else None
-            memory.keep(node.name, seal, outcome.plan.notes)
+        else:
+            found[node.name] = outcome = _planned(target, node, answer)
+            if memory is not None and outcome.plan is not None:
+                seal = answer.seal if outcome.state == "unchanged" else None
+                memory.keep(node.name, seal, outcome.plan.notes)
+        tell(seen_as(found[node.name]))
     if memory is not None:
         memory.write()
     return {node.name: found[node.name] for node in nodes}
 
 
-def apply(
-    target: Target,
-    among: Fleet,
-    seen: Mapping[str, Outcome],
-    say: Say,
-    on_sent: Callable[[int], None] = lambda _: None,
-    date: str | None = None,
-) -> dict[str, Outcome]:
-    """Carry out the plans of the nodes that would change; return all outcomes.
-
-    :param say: takes one line when a node begins and when it is done.
-    :param on_sent: takes the bytes of every file that was sent, to any node.
-    """
-    return apply_plans(target.build.kernel_release, among, seen, say, on_sent, date)
+def seen_as(outcome: Outcome) -> Step | Planned:
+    """Return the event that a node's plan is."""
+    name, plan = outcome.node.name, outcome.plan
+    if outcome.state == "would change" and plan is not None:
+        return Planned(name, plan.upload, outcome.boot is not None)
+    if outcome.bad and outcome.facts is not None:
+        # Many are refused for the same reason: the report says it of all of them.
+        return Step(name, "refused")
+    return Step(name, outcome.state, outcome.error or "")
 
 
 def apply_plans(
     kernel_release: str,
     among: Fleet,
     seen: Mapping[str, Outcome],
-    say: Say,
-    on_sent: Callable[[int], None] = lambda _: None,
+    tell: Tell,
     date: str | None = None,
 ) -> dict[str, Outcome]:
-    """Carry out plans, whoever made them; ``kernel_release`` names the tree that may be new."""
+    """Carry out the plans of the nodes that would change; return all outcomes.
+
+    :param kernel_release: names the tree in /lib/modules that may be new.
+    :param tell: takes an event when a node begins, for each file sent, and when it is done.
+    """
     done = dict(seen)
     date = date or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
     def change(node: Node) -> float:
         outcome = seen[node.name]
         assert outcome.plan is not None and outcome.facts is not None
-        say(f"{node.name}: sending {size(outcome.plan.upload)}")
+        tell(Step(node.name, "sending", size(outcome.plan.upload)))
         started = time.monotonic()
-        among.session(node).apply(outcome.plan, kernel_release, date, on_sent)
+        among.session(node).apply(
+            outcome.plan, kernel_release, date, lambda count: tell(Sent(node.name, count))
+        )
         return time.monotonic() - started
 
     nodes = [o.node for o in seen.values() if o.state == "would change" and not _idle(o)]
@@ -467,12 +469,12 @@ def apply_plans(
             outcome = seen[node.name]
             if isinstance(answer, KrgError):
                 done[node.name] = _failed(node, answer, outcome.plan)
-                say(f"{node.name}: {done[node.name].state}")
+                tell(Step(node.name, done[node.name].state, answer.message))
             else:
                 done[node.name] = replace(outcome, state="changed")
-                say(f"{node.name}: done in {answer:.1f} s")
+                tell(Step(node.name, "done", f"in {answer:.1f} s"))
     except KeyboardInterrupt:
-        _say_interrupted([done[node.name] for node in nodes], say)
+        _tell_interrupted([done[node.name] for node in nodes], tell)
         raise
     return done
 
@@ -482,7 +484,7 @@ def _idle(outcome: Outcome) -> bool:
     return outcome.plan is not None and outcome.plan.empty
 
 
-def _say_interrupted(outcomes: Sequence[Outcome], say: Say) -> None:
+def _tell_interrupted(outcomes: Sequence[Outcome], tell: Tell) -> None:
     for states, text in (
         (("changed",), "done"),
         (("failed", "skipped"), "failed"),
@@ -490,7 +492,7 @@ def _say_interrupted(outcomes: Sequence[Outcome], say: Say) -> None:
     ):
         names = [o.node.name for o in outcomes if o.state in states]
         if names:
-            say(f"interrupted: {fold(names)}: {text}")
+            tell(Note(f"interrupted: {fold(names)}: {text}"))
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grub import legacy
-from provision import boot_entry, node_packages
+from provision import boot_entry, boot_grub2, node_packages
 from provision.boot_entry import MENU
 from provision.cluster import Node
 from provision.errors import FailedError
@@ -303,6 +303,7 @@ def rollback(
     planned = list(node_packages.with_theirs(planned)) if packages.first else planned
     problems += () if leaves else running(planned, facts)
     problems += _unbootable(planned, facts)
+    problems += boot_grub2.unbootable(facts, _gone(planned, packages.purged))
     problems += obstacles(planned, facts)
     problems += lack_of_space(planned, facts)
     if problems:
@@ -413,6 +414,13 @@ def running(planned: Sequence[Change], facts: Facts) -> Iterator[str]:
             f"{release} is the kernel that runs there: boot another entry first (rollback --reboot "
             "does it), then roll back"
         )
+
+
+def _gone(planned: Sequence[Change], purged: Sequence[str]) -> frozenset[str]:
+    """Return the names of kernels that go away, as files or with their packages."""
+    files = (c.place.rpartition("/")[2] for c in planned if c.wanted.absent)
+    images = (f"vmlinuz-{n.removeprefix('linux-image-')}" for n in purged)
+    return frozenset([*files, *images])
 
 
 def _unbootable(planned: Sequence[Change], facts: Facts) -> Iterator[str]:

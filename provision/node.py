@@ -73,6 +73,7 @@ def apply_script(plan: Plan, kernel_release: str, date: str, token: str) -> str:
         runs=plan.runs,
         closes=plan.closes,
         prunes=plan.prunes,
+        drops=plan.drops,
     )
 
 

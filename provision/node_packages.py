@@ -258,6 +258,11 @@ def _noted(lines: Sequence[str]) -> dict[str, tuple[str, str, frozenset[str]]]:
     return found
 
 
+def brings_back(lines: Sequence[str]) -> set[tuple[str, str]]:
+    """Return name and version of the packages that undoing one journal's ``lines`` installs."""
+    return {(name, version) for name, (version, _, _) in _noted(lines).items() if version != "-"}
+
+
 def with_theirs(planned: Sequence[Change]) -> tuple[Change, ...]:
     """Mark the changes of settings that dpkg writes too, in between."""
     return tuple(

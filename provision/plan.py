@@ -193,6 +193,7 @@ class Plan:
     :param emptied: directories that go away if nothing is left in them, the deepest first.
     :param closes: names of the journals that this plan undoes.
     :param prunes: names of journals that are no longer needed.
+    :param drops: paths of packages in /var/cache that are no longer needed.
     """
 
     name: str
@@ -207,6 +208,7 @@ class Plan:
     checks: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     prunes: tuple[str, ...] = ()
+    drops: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -409,6 +411,7 @@ def _texts(plan: Plan, verbose: bool, diffs: bool) -> list[str]:
         *_describe(plan.changes, verbose, diffs),
         *(f"close the journal of {name}" for name in plan.closes),
         *(f"run {command}" for command in plan.runs),
+        *(f"remove {path} (nothing needs it any more)" for path in plan.drops),
         *(f"note: {note}" for note in plan.notes),
     ]
 
@@ -447,5 +450,6 @@ def as_plan_json(plan: Plan) -> dict[str, Any]:
         "problems": list(plan.problems),
         "notes": list(plan.notes),
         "closes": list(plan.closes),
+        "drops": list(plan.drops),
         "made_from": {**dict(plan.made_from.words), "files": dict(plan.made_from.files)},
     }

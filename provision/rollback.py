@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from provision import boot, boot_entry, evidence
 from provision.boot import Limits
 from provision.cluster import Node
-from provision.deploy import Outcome, Say, apply_plans
+from provision.deploy import Outcome, apply_plans, seen_as
 from provision.errors import FailedError, KrgError
 from provision.facts import Facts
 from provision.fleet import Fleet
 from provision.journal import rollback, running
 from provision.plan import Plan
-from provision.rollout import Pace, roll
+from provision.rollout import Pace, roll, waves
+from provision.steps import Step, Tell, Wave
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ def _planned(node: Node, facts: Facts, wish: Wish) -> Outcome:
     return made
 
 
-def observe(nodes: Sequence[Node], among: Fleet, wish: Wish) -> dict[str, Outcome]:
+def observe(
+    nodes: Sequence[Node], among: Fleet, wish: Wish, tell: Tell = lambda _: None
+) -> dict[str, Outcome]:
     """Connect to every node, read what was done to it and make its plan; one round trip each."""
 
     def ask(node: Node) -> Facts:
+        tell(Step(node.name, "asked"))
         session = among.session(node).__enter__()
         return session.facts((), journals=True, running=wish.reboot, idle=180.0)
 
@@ -72,6 +76,7 @@ def observe(nodes: Sequence[Node], among: Fleet, wish: Wish) -> dict[str, Outcom
             found[node.name] = Outcome(node, "failed", error=answer.message, hint=answer.hint)
         else:
             found[node.name] = _planned(node, answer, wish)
+        tell(seen_as(found[node.name]))
     return {node.name: found[node.name] for node in nodes}
 
 
@@ -85,28 +90,33 @@ def _failed(outcome: Outcome, error: KrgError) -> Outcome:
 
 
 def carry_back(
-    among: Fleet, seen: Mapping[str, Outcome], wish: Wish, limits: Limits, say: Say
+    among: Fleet, seen: Mapping[str, Outcome], wish: Wish, limits: Limits, tell: Tell
 ) -> dict[str, Outcome]:
     """Carry out the plans; nodes that run what is to go are restarted first. Return all outcomes.
 
-    :param say: takes one line for each step of a node.
+    :param tell: takes an event for each step of a node, and for each wave of restarts.
     """
     at_once = {name: o for name, o in seen.items() if not leaves(o)}
-    done = {**seen, **apply_plans("", among, at_once, say)}
+    done = {**seen, **apply_plans("", among, at_once, tell)}
     going = [n for n, o in seen.items() if o.state == "would change" and n not in at_once]
+
+    order = waves(going, pace(wish))
 
     def work(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
         def one(node: Node) -> Outcome:
-            return _leave_and_go_back(among, seen[node.name], wish, limits, say)
+            return _leave_and_go_back(among, seen[node.name], wish, limits, tell)
+
+        tell(Wave(order.index(tuple(names)) + 1, len(order)))
 
         for node, answer in among.each([seen[name].node for name in names], one):
             outcome = answer if isinstance(answer, Outcome) else _failed(seen[node.name], answer)
             done[node.name] = outcome
-            say(f"{node.name}: {outcome.state}")
+            tell(Step(node.name, outcome.state, outcome.error or ""))
             yield node.name, not outcome.bad
 
     for name, why in roll(going, pace(wish), work):
         done[name] = replace(done[name], state="not begun", error=why, hint="run rollback again")
+        tell(Step(name, "not begun"))
     return done
 
 
@@ -121,7 +131,7 @@ def _going(plan: Plan) -> frozenset[str]:
 
 
 def _leave_and_go_back(
-    among: Fleet, outcome: Outcome, wish: Wish, limits: Limits, say: Say
+    among: Fleet, outcome: Outcome, wish: Wish, limits: Limits, tell: Tell
 ) -> Outcome:
     """Restart one node into the entry that was the default, then carry out its plan."""
     node, printed = outcome.node, outcome.plan
@@ -135,7 +145,7 @@ def _leave_and_go_back(
         plan = boot.switch_plan(node, boot_entry.disarm(facts, release, node, going), facts)
         if not plan.empty:
             session.apply(plan, "", date)
-        say(f"{node.name}: restarting")
+        tell(Step(node.name, "restarting"))
         marked = boot.restart(session, facts)
     now, last = boot.wait(among, node, facts, limits, marked=marked)
     if now is None:
@@ -147,7 +157,7 @@ def _leave_and_go_back(
         )
     if now.word("kernel") == release:
         raise FailedError(f"came back with {release}, which is to go; nothing was taken back")
-    say(f"{node.name}: up with {now.word('kernel')}")
+    tell(Step(node.name, "up with", now.word("kernel") or ""))
     with among.again(node) as session:
         fresh = session.facts((), journals=True, idle=180.0)
         again = rollback(node, fresh, since=wish.since, force=wish.force)

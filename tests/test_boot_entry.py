@@ -13,7 +13,7 @@ import pytest
 from test_grub_legacy import ONE
 
 from grub import grubenv
-from provision import boot_entry
+from provision import boot_entry, boot_grub2
 from provision.boot_entry import Switch
 from provision.cluster import Node
 from provision.errors import FailedError
@@ -217,3 +217,34 @@ def test_update_grub_would_list_ours_first(release: str, first: bool) -> None:
     text = (CORPUS / "debian-etch.menu.lst").read_text().replace("2.6.18-6-686", release)
     notes = legacy_place(text).make().notes
     assert any("lists 2.6.20" in note for note in notes) == first
+
+
+@pytest.mark.parametrize(
+    ("release", "first"), [("2.6.18-6-686", True), ("2.6.32-5-686", False), (RELEASE, False)]
+)
+def test_update_grub_would_list_ours_first_in_grub_cfg(release: str, first: bool) -> None:
+    text = (CORPUS / "squeeze-1.98.grub.cfg").read_text().replace("2.6.32-5-686", release)
+    # It has listed ours already, beside another.
+    if release == RELEASE:
+        text += text[text.index("menuentry") :].replace(RELEASE, "2.6.26-2-686")
+    notes = grub2_place(text).make().notes
+    assert any("lists 2.6.20" in note for note in notes) == first
+
+
+@pytest.mark.parametrize("default", ["0", "1"])
+def test_a_kernel_that_grub_cfg_boots_is_not_taken_away(default: str) -> None:
+    """update-grub was run meanwhile, and put ours above the older one."""
+    text = (CORPUS / "squeeze-1.98.grub.cfg").read_text()
+    start, end = text.index("menuentry"), text.index("if [ -f  $prefix/custom.cfg")
+    newer = text[start : text.index("menuentry", start + 1)].replace("2.6.32-5-686", RELEASE)
+    text = text[:start] + newer + text[start:end] + text[end:]
+    node = grub2_place(text.replace('set default="0"', f'set default="{default}"'))
+    before = node.make()
+    assert before.refusals == ()
+    gone = boot_grub2.unbootable(node.facts, frozenset({f"vmlinuz-{RELEASE}"}))
+    said = list(gone)
+    assert len(said) == (default == "0")
+    assert all("default entry starts vmlinuz-2.6.20" in line for line in said)
+    assert not list(boot_grub2.unbootable(node.facts, frozenset({"vmlinuz-2.6.26"})))
+    node.texts["/boot/grub/grub.cfg"] = b"menuentry {"
+    assert not list(boot_grub2.unbootable(node.facts, frozenset({f"vmlinuz-{RELEASE}"})))

@@ -12,11 +12,12 @@ from debian_root import Root
 from test_boot_entry import RELEASE, Place
 
 from grub import grub2, legacy
-from provision import boot_entry
+from provision import boot_entry, boot_grub2
+from provision.errors import FailedError
 
 pytestmark = pytest.mark.debian
 INCLUDE = ("initramfs-tools", "kmod", "zstd")
-OLD, NEW = "6.1.0-1-amd64", "6.1.0-2-amd64"
+OLDER, OLD, NEW = "2.6.18-6-686", "6.1.0-1-amd64", "6.1.0-2-amd64"
 
 
 def started(tmp_path: Path, loader: str) -> Iterator[Root]:
@@ -137,3 +138,23 @@ def test_grub2(new: Root) -> None:
     after = look(new, grub2="/boot/grub/grub.cfg")
     after.do(boot_entry.disarm)
     assert after.state == "installed"
+    # Beside an older kernel ours is listed first, without ids, and 0 means it: the plan had
+    # said so. As the default, ours stays; without it, that kernel is not taken away.
+    after.do(boot_entry.commit)
+    write(new, after)
+    for release in (OLD, NEW):
+        new.file(f"/boot/vmlinuz-{release}").unlink()
+    new.file(f"/boot/vmlinuz-{OLDER}").write_text("a kernel")
+    new.run(["update-grub"], check=True)
+    # The older one is in the submenu only, which a fallback cannot name.
+    with pytest.raises(FailedError, match="no entry of the first menu"):
+        look(new, grub2="/boot/grub/grub.cfg").make()
+    with new.file("/etc/default/grub").open("a") as settings:
+        settings.write("GRUB_DISABLE_SUBMENU=y\n")
+    new.run(["update-grub"], check=True)
+    after = look(new, grub2="/boot/grub/grub.cfg")
+    assert after.state == "default"
+    assert any(f"lists {RELEASE} first" in note for note in after.make().notes)
+    after.do(boot_entry.disarm)
+    gone = frozenset({f"vmlinuz-{RELEASE}"})
+    assert any("would be removed" in line for line in boot_grub2.unbootable(after.facts, gone))

@@ -212,7 +212,20 @@ def test_installed_upgraded_and_taken_back(fleet: Fleet, home: Path, build: Arti
     # An upgrade asks nothing and leaves the settings; the way back finds the former packages.
     settings.write_text(settings.read_text() + "# mine\n")
     middle = fleet.tree()
+    # What nothing needs any more goes with the next change; the way back stays.
+    cache = fleet.node.file("/var/cache/krg-provision")
+    first = sorted(path.name for path in cache.iterdir())
+    left, foreign = cache / "kerrighed-tools_0.9-1_amd64.deb", cache / "other_1_all.deb"
+    left.write_text("of a build long gone")
+    foreign.write_text("somebody's")
+    gone = "remove /var/cache/krg-provision/kerrighed-tools_0.9-1_amd64.deb (nothing needs it"
+    assert gone in fleet.deploy(build, "--packages", two, "--check", status=1)
+    assert left.exists()
     said = fleet.deploy(build, "--packages", two)
+    assert said.count(f"{gone} any more)") == said.count("(nothing needs it any more)") == 1
+    assert not left.exists() and foreign.exists() and len(first) == 3
+    assert all((cache / name).exists() for name in first)
+    foreign.unlink()
     assert fleet.version("kerrighed-tools").startswith("2.6.20-2+")
     assert not list(fleet.node.path.glob("etc/**/*.dpkg-*"))
     said = fleet.krg("rollback")

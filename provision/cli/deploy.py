@@ -6,8 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,6 +167,7 @@ def deploy(
     from provision import events, lock
     from provision.boot import Limits
     from provision.carry_out import Way, carry_out
+    from provision.cli.live import Watch
     from provision.console import say
     from provision.deploy import observe, target
     from provision.fleet import fleet
@@ -193,17 +192,18 @@ def deploy(
         place = None if check else stack.enter_context(events.locked(cluster))
         among = stack.enter_context(fleet(cluster.selected, forks, debug=debug))
         say(f"asking {len(only)} nodes what they have")
-        outcomes = observe(wanted, among, only, memory(wanted))
+        watch = Watch([node.name for node in only])
+        with watch.shown():
+            outcomes = observe(wanted, among, only, memory(wanted), watch.tell)
         if form == "text":
             _show(wanted, list(outcomes.values()), verbose, diffs, way)
         if place is not None and any(o.state == "would change" for o in outcomes.values()):
-            total = sum(o.plan.upload for o in outcomes.values() if o.plan and not o.bad)
             journal = stack.enter_context(events.journal(place))
             journal.write("begun", who=events.who(), build=build.build_id, reboot=reboot)
             fine = [o.node for o in outcomes.values() if not o.bad]
             stack.enter_context(lock.held(fine, among, say, break_lock=break_lock))
-            with _progress(total) as on_sent:
-                outcomes = carry_out(wanted, among, outcomes, way, journal, say, on_sent)
+            with watch.shown(keep=True):
+                outcomes = carry_out(wanted, among, outcomes, way, journal, watch.tell)
     _report(wanted, list(outcomes.values()), form, check)
     changes = check and any(o.state == "would change" for o in outcomes.values())
     if changes or any(o.bad for o in outcomes.values()):
@@ -245,19 +245,6 @@ def _only(cluster: Cluster, retry_failed: bool, whole_cluster: bool) -> Sequence
             hint="leave it out to look at all nodes",
         )
     return nodes
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show how much of ``total`` bytes was sent: a bar on a terminal, nothing in a pipe."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    from provision.console import err
-
-    columns = ("sending", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err(), disable=not err().is_terminal or not total) as bar:
-        task = bar.add_task("sending", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _show(

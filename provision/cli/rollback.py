@@ -113,6 +113,7 @@ def rollback(
     """
     from provision import events, lock
     from provision.boot import Limits
+    from provision.cli.live import Watch
     from provision.console import say
     from provision.errors import InputError
     from provision.fleet import fleet
@@ -129,7 +130,9 @@ def rollback(
             stack.enter_context(events.locked(cluster))
         among = stack.enter_context(fleet(cluster.selected, forks, debug=debug))
         say(f"asking {len(cluster.selected)} nodes what was done to them")
-        outcomes = observe(cluster.selected, among, wish)
+        watch = Watch([node.name for node in cluster.selected])
+        with watch.shown():
+            outcomes = observe(cluster.selected, among, wish, watch.tell)
         if only_list:
             _list(list(outcomes.values()), form)
             sys.exit(1 if any(o.facts is None for o in outcomes.values()) else 0)
@@ -138,7 +141,9 @@ def rollback(
         if not check and any(o.state == "would change" for o in outcomes.values()):
             fine = [o.node for o in outcomes.values() if not o.bad]
             stack.enter_context(lock.held(fine, among, say, break_lock=break_lock))
-            outcomes = carry_back(among, outcomes, wish, Limits(boot=boot_timeout), say)
+            with watch.shown(keep=True):
+                limits = Limits(boot=boot_timeout)
+                outcomes = carry_back(among, outcomes, wish, limits, watch.tell)
     _report(list(outcomes.values()), form, check)
     changes = check and any(o.state == "would change" for o in outcomes.values())
     if changes or any(o.bad for o in outcomes.values()):
