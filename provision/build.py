@@ -32,6 +32,7 @@ from provision.paths import builds_dir, cache_dir, sources_dir
 from provision.progress import Phases
 from provision.release import Release, Step
 from provision.runner import Runner
+from provision.space import disk_free, need_space
 from provision.tools import Toolchain
 
 # Part of every build's key: raise it when the same inputs give another result.
@@ -137,7 +138,7 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
                 f"{path}: make cannot build below a path with {unfit[0]!r} in it",
                 hint=f"name another place with {option}",
             )
-    sources.need_space(work, _SPACE, "a build")
+    need_space(work, _SPACE, "a build")
     # The result's place too: other inputs may have been told to go there.
     place = hashlib.sha256(os.fsencode(final)).hexdigest()[:16]
     with _only_one(work), _only_one(cache_dir() / "locks" / place):
@@ -152,7 +153,7 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
             phases.update("finish")
             _replace(partial, final)
         except BaseException as error:
-            full = next((p for p in (work, partial) if sources.disk_free(p) < _FULL), None)
+            full = next((p for p in (work, partial) if disk_free(p) < _FULL), None)
             shutil.rmtree(partial, ignore_errors=True)
             if full is not None and isinstance(error, FailedError | OSError):
                 raise MissingError(

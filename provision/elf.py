@@ -242,25 +242,6 @@ def prove(vmlinux: Path, modules_dir: Path, kernel_release: str) -> int:
     return len(modules)
 
 
-def libraries(path: Path) -> dict[str, list[str]]:
-    """Return the shared libraries a program needs, each with the versions of its symbols.
-
-    The versions are those of the section .gnu.version_r, such as GLIBC_2.34.
-
-    :raises InputError: not an ELF file that can be read.
-    """
-    with _opened(path) as elf:
-        dynamic = elf.get_section_by_name(".dynamic")
-        needed: dict[str, list[str]] = {}
-        for tag in dynamic.iter_tags() if dynamic is not None else ():
-            if tag.entry.d_tag == "DT_NEEDED":
-                needed.setdefault(tag.needed, [])
-        wanted = elf.get_section_by_name(".gnu.version_r")
-        for library, versions in wanted.iter_versions() if wanted is not None else ():
-            needed.setdefault(library.name, []).extend(version.name for version in versions)
-        return needed
-
-
 class Image(NamedTuple):
     """What a kernel image fills memory with, and where its variables are."""
 

@@ -7,7 +7,6 @@ all at once on all processors, and a directory with packages.json that gets its 
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from provision import __version__, sources
+from provision import __version__
 from provision.artifacts import Artifacts, describe_or_none, digest
 from provision.atomic import write_text
 from provision.data import data_dir, render
@@ -32,6 +31,7 @@ from provision.package_plan import DEBIAN_ARCH, MAINTAINER, Recipe, Wishes, plan
 from provision.paths import packages_dir
 from provision.progress import Phases
 from provision.runner import LocalRunner
+from provision.space import need_space
 
 FORMAT = 1
 MANIFEST = "packages.json"
@@ -64,7 +64,7 @@ def make(build: Artifacts, wishes: Wishes, phases: Phases) -> tuple[Made, bool]:
         return done, False
     used = sorted({name for recipe in recipes for name in recipe.sources})
     final.parent.mkdir(parents=True, exist_ok=True)
-    sources.need_space(final.parent, 3 * sum(build.files[n].size for n in used), "packages")
+    need_space(final.parent, 3 * sum(build.files[n].size for n in used), "packages")
     with _scratch(final.parent, f".{final.name}.") as scratch:
         place = scratch / "packages"
         place.mkdir(mode=0o755)
@@ -281,7 +281,7 @@ def _one(
     target_file = place / recipe.file
     stage.build(target_file, wishes.compression)
     target_file.chmod(0o644)
-    shutil.rmtree(root)
+    stage.discard()
     return _entry(target_file, recipe)
 
 
@@ -307,7 +307,8 @@ def _values(build: Artifacts, recipe: Recipe, wishes: Wishes, when: int) -> dict
         "nobody": wishes.maintainer == MAINTAINER,
         "inputs": [(n, s["identity"]) for n, s in manifest["sources"].items()],
         "origins": manifest.get("origins") or ["unknown"],
-        "date": email.utils.format_datetime(datetime.fromtimestamp(when, UTC)),
+        # As RFC 5322 has it; no locale is set, so the names are English.
+        "date": datetime.fromtimestamp(when, UTC).strftime("%a, %d %b %Y %H:%M:%S +0000"),
         "packaged": True,
         "config": config,
     }
@@ -339,20 +340,15 @@ def _shared_libraries(stage: Stage, where: str) -> str:
 
     :raises InputError: a program uses another library.
     """
-    from provision import elf
-
+    used = stage.libraries()
+    others = sorted(set(used) - {"libc.so.6"})
+    if others:
+        raise InputError(f"{where}: a program uses {others[0]}, and no package is known for that")
     newest = (0, 0)
-    for path in stage.unpacked:
-        used = elf.libraries(path)
-        others = sorted(set(used) - {"libc.so.6"})
-        if others:
-            raise InputError(
-                f"{where}: {path.name} uses {others[0]}, and no package is known for that"
-            )
-        for version in used.get("libc.so.6", ()):
-            numbers = version.removeprefix("GLIBC_").split(".")
-            if all(n.isdigit() for n in numbers):
-                newest = max(newest, (int(numbers[0]), int(numbers[1])))
+    for version in used.get("libc.so.6", ()):
+        numbers = version.removeprefix("GLIBC_").split(".")
+        if all(n.isdigit() for n in numbers):
+            newest = max(newest, (int(numbers[0]), int(numbers[1])))
     return f"libc6 (>= {newest[0]}.{newest[1]})" if newest[0] else "libc6"
 
 

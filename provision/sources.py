@@ -16,7 +16,6 @@ import http.client
 import json
 import lzma
 import os
-import shutil
 import tarfile
 import tempfile
 import urllib.error
@@ -359,23 +358,6 @@ def _apply_patch(path: Path, tree: Path, strip: int) -> None:
     if not result.ok:
         said = " ".join(result.output.split())[:300]
         raise FailedError(f"patch {path.name} does not apply to {tree}: {said}")
-
-
-def disk_free(path: Path) -> int:
-    """Return the free bytes of the file system that would hold ``path``."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
-
-
-def need_space(path: Path, need: int, what: str) -> None:
-    """Raise MissingError when fewer than ``need`` bytes are free for ``what``."""
-    free = disk_free(path)
-    if free < need:
-        raise MissingError(
-            f"{path}: {free >> 20} MiB free, {what} needs about {need >> 20} MiB",
-            hint="make room, or name another place (--work-dir, XDG_CACHE_HOME)",
-        )
 
 
 def sources_of(
