@@ -23,6 +23,8 @@ from provision.runner import Result, Runner
 
 _BITS = 3072
 _TIMEOUT = 300.0
+_AGENT_TRIES = 4
+_NO_AGENT = re.compile(r"can't connect to the agent|No agent running")
 _ENDS = 10.0  # so long an agent may take to end, seconds
 _SOCKET = 107  # the longest path of a socket, unix(7)
 # RFC 4880 9.1 and 9.4, as gpgv's VALIDSIG says them.
@@ -62,9 +64,14 @@ class Gpg:
 
     def run(self, *argv: str, check: bool = True) -> Result:
         """Run gpg; FailedError says gpg's own reason."""
-        result = self._runner.run(
-            [*self._options, *argv], env={"LC_ALL": "C"}, timeout=_TIMEOUT, check=False
-        )
+        for _ in range(_AGENT_TRIES):
+            result = self._runner.run(
+                [*self._options, *argv], env={"LC_ALL": "C"}, timeout=_TIMEOUT, check=False
+            )
+            if result.ok or self._home is None or not _NO_AGENT.search(result.output):
+                break
+            # One that was ending took the call, or the new one was slow to begin.
+            _forget_agents(self._home)
         if check and not result.ok:
             raise FailedError(
                 f"gpg {_word(argv)}: {_complaint(result)}",
