@@ -25,9 +25,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast, get_args
 
-from provision import __version__, artifacts, configure, elf, fixup, local_sources, musl, sources
+from provision import (
+    __version__,
+    artifacts,
+    configure,
+    elf,
+    fixup,
+    local_sources,
+    musl,
+    sources,
+    tools,
+)
 from provision import module as modules
-from provision import tools
 from provision.artifacts import Artifacts
 from provision.errors import FailedError, InputError, KrgError, MissingError
 from provision.paths import builds_dir, cache_dir, sources_dir
@@ -95,9 +104,7 @@ def key_of(order: Order, toolchain: Toolchain) -> Key:
             "recipe": RECIPE,
             "release": sha256(order.release.identity()),
             "arch": order.arch,
-            "sources": {
-                n: local_sources.identity(a) for n, a in order.release.archives.items()
-            },
+            "sources": {n: local_sources.identity(a) for n, a in order.release.archives.items()},
             "fixups": {g: sha256([f.identity() for f in fixup.load(g)]) for g in groups},
             "config": order.config.identity(order.release),
             "tools": toolchain.lines,
@@ -440,7 +447,7 @@ class _Run:
         return count
 
     def _manifest(
-        self, found: Mapping[str, sources.Source], outcomes: Sequence[fixup.Outcome], modules: int
+        self, found: Mapping[str, sources.Source], outcomes: Sequence[fixup.Outcome], proven: int
     ) -> dict[str, object]:
         return {
             "release": self.order.release.name,
@@ -464,7 +471,7 @@ class _Run:
             "inputs": self.key.inputs,
             "sources": {n: {"file": s.path.name, "identity": s.identity} for n, s in found.items()},
             "fixups": {o.id: o.state for o in outcomes},
-            "modules_proven": modules,
+            "modules_proven": proven,
             "seconds": {name: round(value, 1) for name, value in self.times.items()},
         }
 

@@ -88,7 +88,7 @@ def _boots(
                 error=f"not restarted: {bad[0]} failed, and the cluster restarts as a whole",
             )
         return
-    trial = Trial(target.cluster, target.build.kernel_release, target.config, way.limits)
+    trial = Trial(target.cluster, target.build.kernel_release, target.module, way.limits)
 
     def one(node: Node) -> Result:
         def step(text: str) -> None:

@@ -45,8 +45,9 @@ def debian(archive: Archive) -> Path:
     :raises MissingError: the package is not installed.
     :raises InputError: the file was changed since.
     """
+    package = archive.debian
     _, md5, path = _known(archive)
-    again = f"apt-get install --reinstall {archive.debian}"
+    again = f"apt-get install --reinstall {package}"
     try:
         with path.open("rb") as stream:
             # MD5 says that nobody changed it by accident; more than dpkg knows it cannot.
@@ -54,9 +55,9 @@ def debian(archive: Archive) -> Path:
                 stream, lambda: hashlib.md5(usedforsecurity=False)
             ).hexdigest()
     except FileNotFoundError as error:
-        raise MissingError(f"{path}: is gone, and {archive.debian} installed", hint=again) from error
+        raise MissingError(f"{path}: is gone, and {package} installed", hint=again) from error
     if have != md5:
-        raise InputError(f"{path}: is not what {archive.debian} installed", hint=again)
+        raise InputError(f"{path}: is not what {package} installed", hint=again)
     return path
 
 
@@ -67,9 +68,7 @@ def _known(archive: Archive) -> tuple[str, str, Path]:
     runner, admin = LocalRunner(), f"--admindir={ROOT / 'var/lib/dpkg'}"
     form = "${Version} ${db:Status-Status}"
     try:
-        said = runner.run(
-            ["dpkg-query", admin, "-W", "-f", form, package], check=False, timeout=60
-        )
+        said = runner.run(["dpkg-query", admin, "-W", "-f", form, package], check=False, timeout=60)
         version, _, state = said.output.strip().partition(" ")
         if not said.ok or state != "installed":
             raise MissingError(

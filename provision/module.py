@@ -25,6 +25,9 @@ _IDS = re.compile(r"/sys/(?:kernel/)?[a-z0-9_]{1,40}")
 _ARGUMENT = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 _PATH = re.compile(r"/etc/(?:init\.d/|default/)?[a-z0-9_-]{1,40}")
 _TEMPLATE = re.compile(r"[a-z_]+(?:\.init)?\.j2")
+_TITLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
+# In a package's control file a line is a line.
+_LINE = re.compile(r"[!-~][ -~]{0,199}")
 _SYMBOL = re.compile(r"[A-Z0-9_]{1,60}")
 _MODES = {"0644": 0o644, "0755": 0o755}
 _KEYS = {"name", "title", "description", "ids", "symbol", "arguments", "cluster", "file"}
@@ -48,6 +51,7 @@ class File:
 class Module:
     """The module that makes a kernel a node.
 
+    :ivar title: what boot menus call it.
     :ivar ids: the directory in which the running module has node_id and session_id.
     :ivar symbol: without this symbol in its .config a kernel has no such module.
     :ivar arguments: words of the kernel's command line that modprobe is given.
@@ -107,6 +111,8 @@ def table(release: Table) -> Module | None:
 def _checked(module: Module, where: str) -> Module:
     for what, value, pattern in (
         ("name", module.name, _NAME),
+        ("title", module.title, _TITLE),
+        ("description", module.description, _LINE),
         ("ids", module.ids, _IDS),
         ("symbol", module.symbol or "NONE", _SYMBOL),
         *(("arguments", word, _ARGUMENT) for word in module.arguments),
