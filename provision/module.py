@@ -27,7 +27,7 @@ _PATH = re.compile(r"/etc/(?:init\.d/|default/)?[a-z0-9_-]{1,40}")
 _TEMPLATE = re.compile(r"[a-z_]+(?:\.init)?\.j2")
 _TITLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
 # In a package's control file a line is a line.
-_LINE = re.compile(r"[!-~][ -~]{0,199}")
+_LINE = re.compile(r"[!-~][ -~]{0,299}")
 _SYMBOL = re.compile(r"[A-Z0-9_]{1,60}")
 _MODES = {"0644": 0o644, "0755": 0o755}
 _KEYS = {"name", "title", "description", "ids", "symbol", "arguments", "cluster", "file"}
@@ -139,15 +139,15 @@ def as_json(module: Module | None) -> dict[str, Any] | None:
     return found
 
 
-def of(manifest: Mapping[str, Any], config: str) -> Module | None:
+def of(manifest: Mapping[str, Any], config: str | None = None) -> Module | None:
     """Return the module of a build; None when it has none.
 
-    :param config: its .config.
+    :param config: its .config, in which the module's symbol must be; None: do not look.
     :raises InputError: the manifest is not ours.
     """
     # Older builds do not say: there was nothing else than Kerrighed.
     module = _read(manifest["module"]) if "module" in manifest else kerrighed()
-    if module is None or module.symbol is None:
+    if module is None or module.symbol is None or config is None:
         return module
     found = re.search(rf"^CONFIG_{module.symbol}=[ym]$", config, re.MULTILINE)
     return module if found else None

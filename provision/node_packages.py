@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from provision import module as modules
 from provision.artifacts import Artifacts, digest
 from provision.errors import InputError
 from provision.facts import Facts
@@ -82,8 +83,9 @@ def load(directory: Path, build: Artifacts) -> tuple[Package, ...]:
         )
     release = build.kernel_release
     wanted = [f"linux-image-{release}"]
-    if build.module is not None:
-        name = build.module.name
+    module = modules.of(build.manifest)
+    if module is not None:
+        name = module.name
         wanted += [f"{name}-modules-{release}", f"{name}-tools", f"{name}-service"]
     found = []
     for entry in made.entries:

@@ -26,7 +26,7 @@ from provision.data import data_dir, render
 from provision.deb import NAME, Stage, compressed
 from provision.errors import InputError
 
-IDS = ("linux-image", "linux-headers", "kerrighed-modules", "kerrighed-tools", "linux-image-dbg")
+IDS = ("linux-image", "linux-headers", "modules", "kerrighed-tools", "linux-image-dbg")
 pytestmark = pytest.mark.skipif(
     shutil.which("dpkg-deb") is None, reason="needs dpkg-deb: apt-get install dpkg"
 )
