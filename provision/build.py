@@ -133,7 +133,7 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
     :raises KrgError: with the step, the compiler's own error and the log's place.
     """
     arch = order.release.arch(order.arch)
-    toolchain = tools.survey(runner, arch.gcc_flags)
+    toolchain = tools.survey(runner, arch.gcc_flags, order.release.tools)
     key = key_of(order, toolchain)
     name = f"{order.release.name}-{order.arch}-{key.build_id}"
     final = order.output or builds_dir() / name

@@ -34,6 +34,7 @@ _KEYS = {
     "arch",
     "step",
     "module",
+    "tools",
 }
 # What a configuration begins with, as make's targets of these names do.
 BASES = ("defconfig", "allnoconfig")
@@ -118,6 +119,7 @@ class Release:
     arches: Mapping[str, Arch]
     steps: tuple[Step, ...]
     module: Module | None = None
+    tools: tuple[str, ...] = ()
 
     def identity(self) -> object:
         """Return what decides a build's result: not titles, addresses or comments."""
@@ -198,7 +200,16 @@ def _release(raw: Table, beside: Path) -> Release:
         arches=arches,
         steps=tuple(steps),
         module=modules.table(raw),
+        tools=_tools(raw),
     )
+
+
+def _tools(raw: Table) -> tuple[str, ...]:
+    """Return what a build needs besides what every build does: programs, and headers of C."""
+    tools = raw.texts("tools", ())
+    for tool in tools:
+        _plain(tool, raw.where)
+    return tools
 
 
 def _base(raw: Table) -> str:
