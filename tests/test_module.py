@@ -38,7 +38,7 @@ def test_which_module_a_build_has() -> None:
     [
         ('name = "nodeids"\ntitle', 'name = "node ids"\ntitle', "name cannot be 'node ids'"),
         ('ids = "/sys/kernel/nodeids"', 'ids = "/etc/../sys"', "ids cannot be"),
-        ('title = "Node-ids"', 'title = "it\'s"', "title cannot be"),
+        ('title = "Node ids"', 'title = "it\'s"', "title cannot be"),
         ('"session_id", "node_id"', '"$(reboot)"', "arguments cannot be"),
         ('path = "/etc/init.d/nodeids"', 'path = "/etc/passwd/x"', "path cannot be"),
         ('path = "/etc/init.d/nodeids"', 'path = "/etc/init.d/other"', "one file must be"),
