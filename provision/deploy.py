@@ -19,6 +19,7 @@ from typing import Any
 from provision import (
     boot_entry,
     boot_plan,
+    disk_rules,
     evidence,
     journal,
     module_files,
@@ -265,7 +266,7 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
     found = list(
         preflight.check(kernel, target.cluster.nodes, node, facts, bootloader=target.bootloader)
     )
-    found += entry.refusals if entry is not None else ()
+    found += disk_rules.of_entry(entry.refusals, target.config) if entry is not None else ()
     refusals = [str(refusal) for refusal in found if refusal.rule not in target.force]
     notes = [
         *(entry.notes if entry is not None else ()),
