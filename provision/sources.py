@@ -144,7 +144,7 @@ def from_git(archive: Archive, directory: Path, git: Path, ref: str) -> Source:
     :raises InputError: no such repository or ref, or its tree is not the release's.
     """
     if archive.tree is None:
-        raise InputError(f"the archive {archive.name} is checked by sha256, not from git")
+        raise InputError(f"the archive {archive.name} has no git tree id to be checked by")
     if ref.startswith("-"):
         raise InputError(f"{ref!r} is not a git ref")
     runner = LocalRunner()
@@ -187,7 +187,7 @@ def from_directory(archive: Archive, directory: Path, tree: Path) -> Source:
         added, left out, or has another executable bit.
     """
     if archive.tree is None:
-        raise InputError(f"the archive {archive.name} is checked by sha256, not as a tree")
+        raise InputError(f"the archive {archive.name} has no git tree id to be checked by")
     if not tree.is_dir():
         raise InputError(f"{tree}: no such directory")
     have = unpack.directory_tree_id(tree)
