@@ -148,19 +148,21 @@ def generate(
         (known if defined else unknown).append(request)
     values = _Values(kconf)
     nearest = Nearest(symbol.name for symbol in kconf.unique_defined_syms)
+    # Twice: setting a member of a choice, or a symbol that others select, can
+    # change what an earlier one may have.
+    # Where any of several symbols will do, the other rules are asked first: they may set one.
+    order = sorted(known, key=lambda r: r.rule is not None and r.rule.any)
+    for _ in range(2):
+        for request in order:
+            symbol = kconf.syms[request.symbol]
+            if not request.accepts(symbol.str_value) and not _settled(request, values):
+                solve.assign(symbol, request.nearest(symbol.str_value))
     # What this tree does not have is as good as off.
     absent = [
         f"{r.symbol}: this tree has no such symbol{_hint(nearest, r.symbol)} ({r.by})"
         for r in unknown
         if r.required and not r.accepts("n") and not _settled(r, values)
     ]
-    # Twice: setting a member of a choice, or a symbol that others select, can
-    # change what an earlier one may have.
-    for _ in range(2):
-        for request in known:
-            symbol = kconf.syms[request.symbol]
-            if not request.accepts(symbol.str_value) and not _settled(request, values):
-                solve.assign(symbol, request.nearest(symbol.str_value))
     missed = [
         r
         for r in known

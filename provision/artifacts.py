@@ -13,6 +13,7 @@ directory gets its final name only after that. Layout::
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import stat
@@ -21,9 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provision import module as modules
 from provision.atomic import write_text
 from provision.console import say
 from provision.errors import InputError
+from provision.module import Module
 from provision.paths import builds_dir
 
 FORMAT = 1
@@ -54,6 +57,14 @@ class Artifacts:
     build_id: str
     files: Mapping[str, Entry]
     manifest: Mapping[str, Any]
+
+    @functools.cached_property
+    def module(self) -> Module | None:
+        """Return the module that makes a node of its kernel; None when it has none."""
+        config = self.directory / "config"
+        return modules.of(
+            self.manifest, config.read_text("utf-8", "replace") if config.is_file() else ""
+        )
 
     def path(self, name: str) -> Path:
         """Return the path of the build's file ``name``, as in ``files``."""

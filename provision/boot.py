@@ -23,6 +23,7 @@ from provision.errors import FailedError
 from provision.evidence import Evidence
 from provision.facts import Facts
 from provision.fleet import ClosedError
+from provision.module import Module
 from provision.node import Session
 from provision.plan import Plan, changes, made_from, text_wanted
 
@@ -46,7 +47,7 @@ class Trial:
 
     cluster: Cluster
     kernel_release: str
-    config: str
+    module: Module | None
     limits: Limits
 
 
@@ -177,7 +178,7 @@ def prove(doors: Doors, trial: Trial, node: Node, now: Facts) -> tuple[Evidence,
     """
     deadline = time.monotonic() + trial.limits.module
     for pause in _pauses():
-        found = evidence.of_node(trial.cluster, node, trial.kernel_release, trial.config, now)
+        found = evidence.of_node(trial.cluster, node, trial.kernel_release, trial.module, now)
         wrong = [item for item in found if not item.ok]
         # Only what is not there yet can still come.
         if not all(item.have == "-" for item in wrong) or not wrong or time.monotonic() > deadline:

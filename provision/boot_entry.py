@@ -26,7 +26,7 @@ __all__ = [
     "has_loader", "loader", "make", "remove", "replaced", "state",
 ]  # fmt: skip
 
-# What a node has to say whole for this: node.TEXTS has them all.
+# What a node has to say whole for this: node.Session.facts asks for them all.
 TEXTS = (boot_legacy.MENU, boot_legacy.SAVED, *boot_grub2.TEXTS)
 
 
@@ -34,8 +34,9 @@ class _Loader(Protocol):
     """What the module of a boot loader offers."""
 
     def make(
-        self, node: Node, facts: Facts, *, session: int, kernel_release: str, autonodeid: bool
-    ) -> Entry: ...
+        self, node: Node, facts: Facts, *, session: int, kernel_release: str, autonodeid: bool,
+        title: str,
+    ) -> Entry: ...  # fmt: skip
     def state(self, facts: Facts, kernel_release: str) -> str: ...
     def arm(self, facts: Facts, kernel_release: str) -> Switch: ...
     def commit(self, facts: Facts, kernel_release: str) -> Switch: ...
@@ -75,7 +76,15 @@ def _module(facts: Facts, wanted: str) -> _Loader | None:
     return boot_grub2 if kind == "grub2" else boot_legacy
 
 
-def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonodeid: bool) -> Entry:
+def make(
+    node: Node,
+    facts: Facts,
+    *,
+    session: int,
+    kernel_release: str,
+    autonodeid: bool,
+    title: str = "Kerrighed",
+) -> Entry:
     """Return the boot loader's files with our entry in them, put in or brought up to date.
 
     :raises FailedError: there are none, or they cannot be edited safely.
@@ -84,8 +93,9 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
     if module is None:
         return Entry((), (), ('no boot entry is written (boot_loader = "none")',))
     made = module.make(
-        node, facts, session=session, kernel_release=kernel_release, autonodeid=autonodeid
-    )
+        node, facts, session=session, kernel_release=kernel_release, autonodeid=autonodeid,
+        title=title,
+    )  # fmt: skip
     if loader(facts, _wanted(node)) != "unknown":
         return made
     refusal = Refusal(

@@ -168,7 +168,15 @@ def _path(model: Kernel, name: str, facts: Facts) -> str:
     return kernel_line.path(model, name, boot_is_separate=facts.boot_is_separate)
 
 
-def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonodeid: bool) -> Entry:
+def make(
+    node: Node,
+    facts: Facts,
+    *,
+    session: int,
+    kernel_release: str,
+    autonodeid: bool,
+    title: str = "Kerrighed",
+) -> Entry:
     """Return custom.cfg with our entry in it.
 
     :raises FailedError: grub.cfg does not read it, or starts no Linux, or cannot be understood.
@@ -191,6 +199,7 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
         unrestricted = " --unrestricted" if "--unrestricted" in good.options else ""
         body = render(
             "custom_cfg.j2",
+            title=title,
             kernel_release=kernel_release,
             node_id=node.id,
             session=session,

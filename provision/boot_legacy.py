@@ -50,7 +50,15 @@ def _saved(facts: Facts) -> int | None:
     return legacy.saved_index(facts.word("saved") or "")
 
 
-def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonodeid: bool) -> Entry:
+def make(
+    node: Node,
+    facts: Facts,
+    *,
+    session: int,
+    kernel_release: str,
+    autonodeid: bool,
+    title: str = "Kerrighed",
+) -> Entry:
     """Return menu.lst with our entry in it.
 
     :raises FailedError: there is none, or it cannot be edited safely.
@@ -72,6 +80,7 @@ def make(node: Node, facts: Facts, *, session: int, kernel_release: str, autonod
         )
         body = render(
             "menu_lst.j2",
+            title=title,
             kernel_release=kernel_release,
             node_id=node.id,
             session=session,

@@ -25,7 +25,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast, get_args
 
-from provision import __version__, artifacts, configure, elf, fixup, musl, sources, tools
+from provision import (
+    __version__,
+    artifacts,
+    configure,
+    elf,
+    fixup,
+    local_sources,
+    musl,
+    sources,
+    tools,
+)
+from provision import module as modules
 from provision.artifacts import Artifacts
 from provision.errors import FailedError, InputError, KrgError, MissingError
 from provision.paths import builds_dir, cache_dir, sources_dir
@@ -87,21 +98,21 @@ def key_of(order: Order, toolchain: Toolchain) -> Key:
     def sha256(value: object) -> str:
         return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
+    module = modules.as_json(order.release.module)
     groups = sorted({f for a in order.release.archives.values() for f in a.fixups})
     return Key(
         {
             "recipe": RECIPE,
             "release": sha256(order.release.identity()),
             "arch": order.arch,
-            "sources": {
-                n: f"sha256:{a.sha256}" if a.sha256 else f"tree:{a.tree}"
-                for n, a in order.release.archives.items()
-            },
+            "sources": {n: local_sources.identity(a) for n, a in order.release.archives.items()},
             "fixups": {g: sha256([f.identity() for f in fixup.load(g)]) for g in groups},
             "config": order.config.identity(order.release),
             "tools": toolchain.lines,
             # Its directory's name tells the versions of what it is made from.
             "musl": musl.toolchain(_musl_arch(order)).name if _needs_musl(order) else None,
+            # Builds from before there were other modules do not say it.
+            **({} if order.release.module == modules.kerrighed() else {"module": sha256(module)}),
         }
     )
 
@@ -123,7 +134,7 @@ def build(order: Order, runner: Runner, phases: Phases) -> tuple[Artifacts, bool
     :raises KrgError: with the step, the compiler's own error and the log's place.
     """
     arch = order.release.arch(order.arch)
-    toolchain = tools.survey(runner, arch.gcc_flags)
+    toolchain = tools.survey(runner, arch.gcc_flags, order.release.tools)
     key = key_of(order, toolchain)
     name = f"{order.release.name}-{order.arch}-{key.build_id}"
     final = order.output or builds_dir() / name
@@ -245,6 +256,8 @@ class _Run:
         self.log_path = cache_dir() / "logs" / f"{work.name}.log"
         self.times: dict[str, float] = {}
         self.kernel_release = ""
+        # The whole of it: a release may name only the beginning, as of 6.1.x.
+        self.version = order.release.kernel_version
 
     def all(self) -> None:
         """Do everything; what is left is to give ``partial`` its final name."""
@@ -276,12 +289,10 @@ class _Run:
             download=order.download,
             progress=self.phases.update,
         )
-        facts = {
-            **self.toolchain.versions,
-            "kernel": order.release.kernel_version,
-            "arch": order.arch,
-        }
-        _, outcomes = sources.prepare(order.release, found, self.work, facts, self.phases.update)
+        trees = sources.unpack_patched(order.release, found, self.work, self.phases.update)
+        self.version = configure.version_of(trees["linux"], order.release)
+        facts = {**self.toolchain.versions, "kernel": self.version, "arch": order.arch}
+        outcomes = sources.fix(order.release, trees, facts)
         for step in order.release.steps:
             if step.copy_of is not None and not (self.work / step.tree).exists():
                 shutil.copytree(self.work / step.copy_of, self.work / step.tree, symlinks=True)
@@ -437,14 +448,19 @@ class _Run:
         return count
 
     def _manifest(
-        self, found: Mapping[str, sources.Source], outcomes: Sequence[fixup.Outcome], modules: int
+        self, found: Mapping[str, sources.Source], outcomes: Sequence[fixup.Outcome], proven: int
     ) -> dict[str, object]:
         return {
             "release": self.order.release.name,
             "title": self.order.release.title,
-            "kernel_version": self.order.release.kernel_version,
+            "kernel_version": self.version,
             "epoch": self.order.release.epoch,
-            "origins": [a.urls[0] for a in self.order.release.archives.values() if a.urls],
+            "module": modules.as_json(self.order.release.module),
+            "origins": [
+                a.urls[0] if a.urls else f"the Debian package {a.debian}"
+                for a in self.order.release.archives.values()
+                if a.urls or a.debian
+            ],
             "gcc_flags": list(self.arch.gcc_flags),
             "builder_machine": self.toolchain.machine,
             "arch": self.order.arch,
@@ -456,7 +472,7 @@ class _Run:
             "inputs": self.key.inputs,
             "sources": {n: {"file": s.path.name, "identity": s.identity} for n, s in found.items()},
             "fixups": {o.id: o.state for o in outcomes},
-            "modules_proven": modules,
+            "modules_proven": proven,
             "seconds": {name: round(value, 1) for name, value in self.times.items()},
         }
 

@@ -94,7 +94,7 @@ def _boots(
             )
             tell(Step(outcome.node.name, "not begun"))
         return
-    trial = Trial(target.cluster, target.build.kernel_release, target.config, way.limits)
+    trial = Trial(target.cluster, target.build.kernel_release, target.module, way.limits)
 
     def one(node: Node) -> Result:
         def step(text: str) -> None:

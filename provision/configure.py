@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kconfig import config_file, config_source, generate, policy, tree
+from kconfig import config_file, config_source, generate, policy, targets, tree
 from kconfig.errors import KconfigError, UnmetError
 from provision.errors import FailedError, InputError
 from provision.release import Release
@@ -46,7 +46,7 @@ class Wishes:
             },
             "fragments": [sha256(text) for _, text in self.fragments],
             "sets": list(self.sets),
-            "base": sha256(self.base[1]) if self.base else "defconfig",
+            "base": sha256(self.base[1]) if self.base else release.base,
         }
 
 
@@ -81,6 +81,24 @@ def _policy(name: str) -> policy.Policy:
         return policy.load(name)
     except KconfigError as error:
         raise InputError(str(error)) from error
+
+
+def version_of(linux: Path, release: Release) -> str:
+    """Return a tree's version, such as 6.1.192.
+
+    :raises FailedError: it is none of the release's.
+    """
+    try:
+        version = ".".join(map(str, tree.kernel_version(linux).numbers))
+    except KconfigError as error:
+        raise FailedError(str(error)) from error
+    if not f"{version}.".startswith(f"{release.kernel_version}."):
+        raise FailedError(
+            f"the source is of Linux {version}, the release {release.name} says "
+            f"{release.kernel_version}",
+            hint="put it right in the release file, or fetch the right archive",
+        )
+    return version
 
 
 def text(linux: Path, release: Release, arch: str, wishes: Wishes, build_id: str) -> str:
@@ -127,7 +145,11 @@ def generated(
         for name, fragment in wishes.fragments:
             requests += generate.parse_fragment(fragment, name)
         requests += [generate.parse_assignment(line, "--set") for line in wishes.sets]
-        base_path = Path(wishes.base[0]) if wishes.base else tree.default_config(linux, arch)
+        kind = release.base if release else "defconfig"
+        given = wishes.base
+        if given is None and kind == "allnoconfig":
+            given = (kind, targets.allconfig(kconf, "n"))
+        base_path = Path(given[0]) if given else tree.default_config(linux, arch)
         header = (
             "#\n"
             f"# Linux {version} for {arch}, made by krg-provision\n"
@@ -135,7 +157,7 @@ def generated(
             f"policy {', '.join(one.name for one in policies) or 'none'}\n"
             "#\n"
         )
-        with _as_file(wishes.base, base_path) as base:
+        with _as_file(given, base_path) as base:
             return generate.generate(kconf, base, requests, version=version.numbers, header=header)
     except UnmetError as error:
         hint = ""

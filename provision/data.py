@@ -14,9 +14,9 @@ _HERE = Path(__file__).resolve().parent
 
 
 def data_dir(name: str) -> Path:
-    """Return the directory of shipped data ``name``: releases, fixups, lab or templates.
+    """Return the directory of shipped data ``name``: releases, fixups, lab, templates, examples.
 
-    templates/ lies beside the package in a checkout and inside it once installed.
+    The last two lie beside the package in a checkout and inside it once installed.
     """
     inside = _HERE / name
     return inside if inside.is_dir() else _HERE.parent / name

@@ -16,16 +16,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from provision import boot_entry, boot_plan, evidence, journal, node_packages, node_rules, preflight
+from provision import (
+    boot_entry,
+    boot_plan,
+    disk_rules,
+    evidence,
+    journal,
+    module_files,
+    node_packages,
+    node_rules,
+    preflight,
+)
 from provision.artifacts import Artifacts, describe_or_none
 from provision.boot import Result
 from provision.boot_plan import Boot
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
-from provision.data import render
 from provision.disk_rules import Drivers
 from provision.errors import FailedError, InputError, KrgError
 from provision.facts import Facts
 from provision.fleet import Fleet
+from provision.module import Module
 from provision.node import ChangedError
 from provision.node_packages import Package
 from provision.package_cache import unneeded
@@ -144,6 +154,11 @@ class Target:
     packages: tuple[Package, ...] = ()
 
     @property
+    def module(self) -> Module | None:
+        """Return the build's module."""
+        return self.build.module
+
+    @property
     def paths(self) -> list[str]:
         """Return the paths a node is asked about."""
         return [wanted.path for wanted in (*self.files, *(one.file for one in self.packages))]
@@ -194,20 +209,6 @@ def installed(
     return Target(cluster, build, files, config, bootloader, frozenset(force))
 
 
-def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]:
-    settings = render("default_kerrighed.j2", legacy_sched=target.cluster.legacy_sched)
-    found = [
-        text_wanted("/etc/kerrighed_nodes", target.cluster.nodes_file().encode()),
-        text_wanted("/etc/default/kerrighed", settings.encode()),
-        text_wanted(
-            "/etc/init.d/kerrighed", render("kerrighed.init.j2", packaged=False).encode(), 0o755
-        ),
-    ]
-    if entry is not None:
-        found += [text_wanted(file.path, file.content, file.mode) for file in entry.texts]
-    return tuple(found)
-
-
 @functools.lru_cache(maxsize=8)
 def _drivers(directory: Path, kernel_release: str) -> Drivers | None:
     """Return what a build's drivers take; None when it cannot be read out of it."""
@@ -231,13 +232,12 @@ def _kernel(target: Target, facts: Facts) -> Kernel:
 
 
 def _notes(target: Target, facts: Facts) -> Iterator[str]:
-    if facts.word("node_id") is not None:
+    if evidence.kerrighed_runs(facts):
         yield (
             "Kerrighed is running, and the new files take effect at the next boot. Rebooting "
             "this node alone harms all nodes of its cluster: stop or reboot the whole cluster"
         )
-    if not facts.linked and facts.word("tool") != "update-rc.d":
-        yield "no update-rc.d: /etc/init.d/kerrighed is not started at boot"
+    yield from module_files.notes(target.module, facts)
     if not target.bootloader:
         yield "no boot entry is written (--no-bootloader)"
 
@@ -258,6 +258,7 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
                 session=target.cluster.session,
                 kernel_release=target.build.kernel_release,
                 autonodeid=has_autonodeid(target.config),
+                title=target.module.title if target.module else "Linux",
             )
     except FailedError as error:
         problems.append(error.message + (f" ({error.hint})" if error.hint else ""))
@@ -265,7 +266,7 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
     found = list(
         preflight.check(kernel, target.cluster.nodes, node, facts, bootloader=target.bootloader)
     )
-    found += entry.refusals if entry is not None else ()
+    found += disk_rules.of_entry(entry.refusals, target.config) if entry is not None else ()
     refusals = [str(refusal) for refusal in found if refusal.rule not in target.force]
     notes = [
         *(entry.notes if entry is not None else ()),
@@ -278,12 +279,11 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         # Nothing boots it there: what speaks against booting it is good to know.
         notes += refusals
     packages = target.packages if facts.word("dpkg_architecture") is not None else ()
-    texts = _texts(target, entry)
+    texts = module_files.texts(target.module, target.cluster, packaged=bool(packages))
+    texts += tuple(text_wanted(f.path, f.content, f.mode) for f in (entry.texts if entry else ()))
     part = node_packages.Part(target.files)
     if packages:
         part = node_packages.part(packages, target.build.kernel_release, facts)
-        # The init script is the package's.
-        texts = tuple(text for text in texts if text.path != "/etc/init.d/kerrighed")
     planned = node_packages.with_theirs(changes((*part.files, *texts), facts))
     problems += part.problems
     notes += part.notes
@@ -295,8 +295,7 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
     problems += [str(refusal) for refusal in room if refusal.rule not in target.force]
     if problems:
         return Plan(node.name, problems=tuple(problems))
-    linked = facts.linked or facts.word("tool") != "update-rc.d"
-    runs = () if linked or packages else ("update-rc.d kerrighed defaults",)
+    runs = module_files.enable(target.module, facts, packaged=bool(packages))
     return Plan(
         node.name,
         planned,
@@ -406,6 +405,7 @@ def observe(
             running=target.reboot,
             packages=bool(target.packages),
             known="" if memory is None else memory.seal(node.name),
+            module=target.module,
             idle=180.0,
         )
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kconfig import built, crosscheck
 from kconfig.built import Alias
 from kconfig.drivers import Device
 from kconfig.errors import KconfigError
+from provision.abi_note import kernel_version
 from provision.facts import Facts, Pci
 from provision.node_rules import Refusal, find, table
 from provision.superblock import Superblock
 
 _IDE = 0x0101
+# From here on a file system's driver reads what is made today.
+_TODAY = (3, 10)
 # Prog-if bits of an IDE controller: a channel that is not at the addresses of old.
 _NATIVE = 0x05
 
@@ -52,12 +55,35 @@ def root_fs(release: str, config: str, facts: Facts) -> Iterator[Refusal]:
     """
     kind = facts.word("rootfs") or ""
     block = facts.superblock
-    if block is not None and (kind.startswith("ext") or not kind):
+    is_ext = kind.startswith("ext") or (block is not None and not kind)
+    if is_ext and built_in(config, "EXT4_FS"):
+        # Since 2.6.28: it mounts ext2 and ext3 as well, and came with nearly all features.
+        return
+    if block is not None and is_ext:
         yield from _features(release, config, block, facts.word("journal") or "")
         return
     bad = find(table().root_fs, kind)
-    if bad is not None and (bad.needs is None or not built_in(config, bad.needs)):
-        yield Refusal("root-fs", f"its / is {kind}: {bad.why}", "move / to ext3")
+    if bad is None or (bad.needs is not None and built_in(config, bad.needs)):
+        return
+    why, hint = bad.why, "move / to ext3"
+    if bad.needs is None and kernel_version(release) >= _TODAY:
+        # What the table says of 2.6.20 is over.
+        if built_in(config, f"{kind.upper()}_FS"):
+            return
+        why, hint = "the kernel was built without it", "build it in"
+    yield Refusal("root-fs", f"its / is {kind}: {why}", hint)
+
+
+def of_entry(refusals: Iterable[Refusal], config: str) -> Iterator[Refusal]:
+    """Yield what stands against a boot entry of a kernel with this .config.
+
+    Whoever writes the entry does not know it: with SCSI's disks and without IDE's, no disk is
+    called hda.
+    """
+    only_sd = built_in(config, "BLK_DEV_SD") and not built_in(config, "BLK_DEV_IDEDISK")
+    for refusal in refusals:
+        if refusal.rule != "root-disk" or not only_sd:
+            yield refusal
 
 
 def unknown_features(block: Superblock, driver: str) -> tuple[list[str], list[str]]:

@@ -3,8 +3,9 @@
 
 What the module loader compares, kernel/module.c: the machine, the vermagic
 string, and for every symbol a module uses the CRC recorded in its __versions
-section with the one the exporter has. CRCs are the values of absolute symbols
-``__crc_NAME`` in vmlinux and in exporting modules.
+section with the one the exporter has. CRCs are in vmlinux and in exporting modules, at symbols
+``__crc_NAME``: their values where they are absolute, else (from 5.19 on, include/linux/
+export-internal.h) the four bytes they point to.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 from provision.errors import FailedError, InputError
 
 _CRC = b"__crc_"
+# SHN_ABS (elf.h): the symbol's value is a number, and no place.
+_ABSOLUTE = 0xFFF1
 # Elf32_Sym and Elf64_Sym (elf.h): name, value, shndx at these places.
 _SYMBOL_32 = struct.Struct("<IIIBBH")
 _SYMBOL_64 = struct.Struct("<IBBHQQ")
@@ -102,12 +105,21 @@ def _symbols(elf: Any) -> Iterator[tuple[bytes, int, int, int]]:
         yield names[name : names.index(b"\0", name)], value, section, info >> 4
 
 
-def _crcs(symbols: Iterable[tuple[bytes, int, int, int]]) -> dict[str, int]:
-    return {
-        name[len(_CRC) :].decode("ascii", "replace"): value & 0xFFFFFFFF
-        for name, value, section, _ in symbols
-        if name.startswith(_CRC) and section != 0
-    }
+def _crcs(elf: Any, symbols: Iterable[tuple[bytes, int, int, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    sections: dict[int, tuple[int, bytes]] = {}
+    for name, value, section, _ in symbols:
+        if not name.startswith(_CRC) or section == 0:
+            continue
+        crc = value & 0xFFFFFFFF
+        if section != _ABSOLUTE:
+            if section not in sections:
+                there = elf.get_section(section)
+                sections[section] = (there["sh_addr"], there.data())
+            start, data = sections[section]
+            (crc,) = struct.unpack_from("<I", data, value - start)
+        found[name[len(_CRC) :].decode("ascii", "replace")] = crc
+    return found
 
 
 def read_kernel(vmlinux: Path) -> Kernel:
@@ -116,7 +128,7 @@ def read_kernel(vmlinux: Path) -> Kernel:
         symbols = list(_symbols(elf))
         address = next((value for name, value, _, _ in symbols if name == b"vermagic"), None)
         vermagic = _string_at(elf, address) if address is not None else ""
-        return Kernel(elf["e_machine"], vermagic, {**_exported(symbols), **_crcs(symbols)})
+        return Kernel(elf["e_machine"], vermagic, {**_exported(symbols), **_crcs(elf, symbols)})
 
 
 def _string_at(elf: Any, address: int) -> str:
@@ -152,7 +164,7 @@ def read_module(path: Path) -> Module:
             vermagic,
             _versions(elf),
             undefined,
-            {**_exported(symbols), **_crcs(symbols)},
+            {**_exported(symbols), **_crcs(elf, symbols)},
         )
 
 

@@ -3,6 +3,7 @@
 
 Only what cannot hang is looked at: after a node of a running Kerrighed cluster was lost, ps
 and most of /proc block for ever on the others, /sys/kerrighed and /proc/nodes/nrnodes do not.
+Other modules show their ids in a directory of their own (a release's [module]).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from provision import module as modules
 from provision.cluster import Cluster, Node
 from provision.facts import Facts
+from provision.module import Module
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,10 @@ def counts(facts: Facts) -> Mapping[str, int]:
     return {name.lower(): int(count) for name, count in words}
 
 
-def has_module(config: str) -> bool:
-    """Tell whether a kernel's .config has Kerrighed, which then shows its ids under /sys."""
-    return re.search(r"^CONFIG_KERRIGHED=[ym]$", config, re.MULTILINE) is not None
+def kerrighed_runs(facts: Facts) -> bool:
+    """Tell whether the node runs Kerrighed, and no module that shows its ids elsewhere."""
+    ids = facts.word("ids")
+    return facts.word("node_id") is not None and (ids is None or ids == modules.kerrighed().ids)
 
 
 def in_running_cluster(facts: Facts) -> bool:
@@ -47,17 +51,17 @@ def in_running_cluster(facts: Facts) -> bool:
 
     A node that no longer answers when asked for its cluster counts as one.
     """
-    if facts.word("node_id") is None:
+    if not kerrighed_runs(facts):
         return False
     return not facts.complete or counts(facts).get("online", 0) > 1
 
 
 def of_node(
-    cluster: Cluster, node: Node, kernel_release: str, config: str, facts: Facts
+    cluster: Cluster, node: Node, kernel_release: str, module: Module | None, facts: Facts
 ) -> tuple[Evidence, ...]:
     """Return what a node's facts prove: kernel, its command line, the module with its ids.
 
-    :param config: the kernel's .config; without Kerrighed in it no module is looked for.
+    :param module: the build's; None when it has none, and none is looked for.
     """
     ids = f"node {node.id}, session {cluster.session}"
     found = [_same("kernel booted", node.name, kernel_release, facts.word("kernel"))]
@@ -68,9 +72,11 @@ def of_node(
     }
     seen = f"node {given['node_id']}, session {given['session_id']}"
     found.append(_same("command line", node.name, ids, seen))
-    if has_module(config):
+    if module is not None:
         numbers = [facts.word("node_id"), facts.word("session_id")]
-        have = None if None in numbers else f"node {numbers[0]}, session {numbers[1]}"
+        # Another module may show its ids, too.
+        there = facts.word("ids") in (None, module.ids) and None not in numbers
+        have = f"node {numbers[0]}, session {numbers[1]}" if there else None
         found.append(_same("module loaded", node.name, ids, have))
         present = counts(facts).get("present")
         if present is not None:

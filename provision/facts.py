@@ -118,7 +118,7 @@ class Facts:
 
 _WORDS = frozenset((
     "boot_id", "clock", "cmdline", "cpu64", "etc_hostname", "firmware",
-    "grub2", "grub_device", "grub_mapper", "grub_type", "hostname", "init_link", "journal",
+    "grub2", "grub_device", "grub_mapper", "grub_type", "hostname", "ids", "init_link", "journal",
     "kernel", "machine", "modules", "node_id", "nrnodes", "restart", "root_number", "rootdev",
     "rootdrivers", "rootfs", "rootmapper", "same", "saved", "session_id", "tool", "uid",
     "uptime", "watchdog", "watchdog_driver",

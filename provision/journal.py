@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grub import legacy
-from provision import boot_entry, boot_grub2, node_packages
+from provision import boot_entry, boot_grub2, evidence, module_files, node_packages
 from provision.boot_entry import MENU
 from provision.cluster import Node
 from provision.errors import FailedError
@@ -43,8 +43,6 @@ _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
 _TOKEN = re.compile(r"absent|(?:file|link):[0-9a-f]{64}")
 _STATES = ("begun", "done", "rolled-back")
 _WORD = re.compile(r"[a-z_]{1,32}")
-# What undoes a command that a run had to give besides moving files.
-_UNDONE_BY = {"update-rc.d kerrighed defaults": "update-rc.d -f kerrighed remove"}
 
 
 @dataclass(frozen=True)
@@ -358,11 +356,12 @@ def _undoing(runs: Sequence[Journal], found: Mapping[str, _Former]) -> tuple[str
 
     Whether the script is still there or an interrupted rollback has removed it already.
     """
-    script = found.get("/etc/init.d/kerrighed")
-    if script is None or script.line.before != ABSENT:
-        return ()
     ran = [command for journal in runs for command in journal.about.get("ran", ())]
-    return tuple(dict.fromkeys(_UNDONE_BY[command] for command in ran if command in _UNDONE_BY))
+    return tuple(
+        command
+        for path, command in module_files.disable(ran).items()
+        if (script := found.get(path)) and script.line.before == ABSENT
+    )
 
 
 def _loader_changed(found: Mapping[str, _Former], facts: Facts) -> bool:
@@ -472,7 +471,7 @@ def _notes(runs: Sequence[Journal], entry_only: bool, facts: Facts) -> Iterator[
         yield f"takes back the {what}{build} of {journal.date}{end}"
     if entry_only:
         yield "the boot loader's files are not as they were left: only our entry is taken out"
-    if facts.word("node_id") is not None:
+    if evidence.kerrighed_runs(facts):
         yield "Kerrighed is running; rebooting this node alone harms all nodes of its cluster"
 
 

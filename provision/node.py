@@ -11,19 +11,15 @@ from dataclasses import replace
 
 from provision import boot_entry, boot_facts
 from provision import facts as _facts
+from provision import module as modules
 from provision.data import render
 from provision.errors import FailedError
 from provision.facts import Facts
+from provision.module import Module
 from provision.plan import AREAS, JOURNALS, Plan, area
 from provision.ssh import IDLE_SECONDS, Output, Shell
 from provision.upload import write_tar
 
-TEXTS = (
-    "/etc/kerrighed_nodes",
-    "/etc/default/kerrighed",
-    "/etc/init.d/kerrighed",
-    *boot_entry.TEXTS,
-)
 # Read or asked for by what is decided here, never written: a plan holds as long as they stay.
 READS = (
     "/boot/grub/default",
@@ -95,6 +91,7 @@ class Session(Shell):
         journals: bool = False,
         packages: bool = False,
         known: str = "",
+        module: Module | None = None,
         idle: float = 60.0,
     ) -> Facts:
         """Ask the node about itself and about the files ``paths``, in one round trip.
@@ -105,16 +102,20 @@ class Session(Shell):
         :param packages: also ask dpkg, where there is one.
         :param known: a seal that facts had before: if it holds, nothing else is asked, and
             the word "same" is all there is in the answer.
+        :param module: whose files are to be told whole; None: Kerrighed's.
         :raises FailedError: the answer is unusable; says why where the node said so.
         """
         mark = "krg-" + secrets.token_hex(16)
         dpkg = packages or journals
-        also = [path for path in READS if path not in TEXTS]
+        module = module or modules.kerrighed()
+        texts = (*module.texts, *boot_entry.TEXTS)
+        also = [path for path in READS if path not in texts]
         script = render(
             "facts.sh.j2",
             places=" ".join(("/boot", *AREAS, "/var", "/")),
             has=" ".join(boot_facts.HAS),
-            texts=" ".join(TEXTS),
+            texts=" ".join(texts),
+            service=module.name,
             also=" ".join((*also, *((_DPKG_STATUS,) if dpkg else ()))),
             journals=JOURNALS,
             whole=journals,

@@ -16,14 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from provision import module as modules
 from provision.artifacts import Artifacts, digest
 from provision.errors import InputError
 from provision.facts import Facts
 from provision.plan import Change, Wanted, is_safe_path
 
 CACHE = "/var/cache/krg-provision"
-# Settings that the tools' package has too; dpkg keeps ours.
-CONFFILES = ("/etc/default/kerrighed", "/etc/init.d/kerrighed", "/etc/kerrighed_nodes")
 # Never a question, no initramfs, no update-grub.
 _DPKG = "env DEBIAN_FRONTEND=noninteractive KRG_PROVISION_BOOT=no INITRD=No dpkg"
 # What linux-image depends on (templates/packages/linux-image/control.j2).
@@ -83,7 +82,11 @@ def load(directory: Path, build: Artifacts) -> tuple[Package, ...]:
             hint=f"make them: krg-provision package {build.directory}",
         )
     release = build.kernel_release
-    wanted = (f"linux-image-{release}", f"kerrighed-modules-{release}", "kerrighed-tools")
+    wanted = [f"linux-image-{release}"]
+    module = modules.of(build.manifest)
+    if module is not None:
+        name = module.name
+        wanted += [f"{name}-modules-{release}", f"{name}-tools", f"{name}-service"]
     found = []
     for entry in made.entries:
         if str(entry["package"]) not in wanted:
@@ -264,7 +267,10 @@ def brings_back(lines: Sequence[str]) -> set[tuple[str, str]]:
 
 
 def with_theirs(planned: Sequence[Change]) -> tuple[Change, ...]:
-    """Mark the changes of settings that dpkg writes too, in between."""
+    """Mark the changes of settings that a package may have too: dpkg keeps ours."""
     return tuple(
-        replace(change, theirs=True) if change.place in CONFFILES else change for change in planned
+        replace(change, theirs=True)
+        if change.place == change.wanted.path and change.place.startswith("/etc/")
+        else change
+        for change in planned
     )

@@ -15,6 +15,7 @@ from provision.errors import FailedError, KrgError
 from provision.evidence import Evidence
 from provision.facts import Facts
 from provision.fleet import Fleet
+from provision.module import Module
 
 # Longest output of a command that is kept, for each node and stream.
 _OUTPUT_BYTES = 1 << 20
@@ -33,7 +34,10 @@ def ask(nodes: Sequence[Node], among: Fleet, idle: float) -> Mapping[str, Facts 
 
 
 def prove(
-    cluster: Cluster, kernel_release: str, config: str, answers: Mapping[str, Facts | KrgError]
+    cluster: Cluster,
+    kernel_release: str,
+    module: Module | None,
+    answers: Mapping[str, Facts | KrgError],
 ) -> tuple[Evidence, ...]:
     """Return the evidence of every node that was asked; one that did not answer is not all right.
 
@@ -46,7 +50,7 @@ def prove(
         if isinstance(answer, KrgError):
             found.append(Evidence("answers", node.name, "yes", answer.message, False))
             continue
-        found += evidence.of_node(cluster, node, kernel_release, config, answer)
+        found += evidence.of_node(cluster, node, kernel_release, module, answer)
         counts[node.name] = evidence.counts(answer)
     if any(seen.get("online", 0) for seen in counts.values()):
         want = f"online {len(cluster.nodes)}, present {len(cluster.nodes)}"
@@ -57,7 +61,7 @@ def prove(
 
 
 def start(
-    cluster: Cluster, among: Fleet, kernel_release: str, config: str, limit: float
+    cluster: Cluster, among: Fleet, kernel_release: str, module: Module | None, limit: float
 ) -> Iterator[Evidence]:
     """Start the Kerrighed cluster on its nodes and wait until it runs on all of them.
 
@@ -67,8 +71,8 @@ def start(
     """
     wanted = len(cluster.nodes)
     answers = ask(cluster.nodes, among, 20.0)
-    found = prove(cluster, kernel_release, config, answers)
-    if not evidence.has_module(config):
+    found = prove(cluster, kernel_release, module, answers)
+    if module is None or not module.cluster:
         raise FailedError("the build has no Kerrighed: there is no cluster to start")
     not_ready = [item for item in found if not item.ok and item.what != "cluster runs"]
     if not_ready:

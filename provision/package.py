@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from provision import __version__
+from provision import module as modules
 from provision.artifacts import Artifacts, describe_or_none, digest
 from provision.atomic import write_text
 from provision.data import data_dir, render
@@ -287,6 +288,7 @@ def _one(
 
 def _values(build: Artifacts, recipe: Recipe, wishes: Wishes, when: int) -> dict[str, object]:
     manifest = build.manifest
+    module = modules.of(manifest)
     config = _values_of(build.path("config")) if "config" in build.files else {}
     flags = " ".join(manifest.get("gcc_flags", ()))
     return {
@@ -301,6 +303,11 @@ def _values(build: Artifacts, recipe: Recipe, wishes: Wishes, when: int) -> dict
         "title": manifest["title"],
         "arch": build.arch,
         "build_id": build.build_id,
+        "module": module,
+        # Which package loads the module at boot, see packages.toml.
+        "companion": f"{module.name}-{'tools' if 'tools/bin/krgadm' in build.files else 'service'}"
+        if module
+        else "",
         "kerrighed": f"lib/modules/{build.kernel_release}/extra/kerrighed.ko" in build.files,
         "make_options": f'ARCH={build.arch} CC="gcc {flags}"' if flags else "",
         "short": build.release.replace("-", " ").capitalize(),

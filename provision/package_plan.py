@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import module as modules
 from provision import tables
 from provision.artifacts import Artifacts
 from provision.data import data_dir
@@ -80,10 +81,17 @@ class Recipe:
 def plan(build: Artifacts, wishes: Wishes) -> list[Recipe]:
     """Return the packages to make of a build."""
     raw = tables.read(data_dir("templates") / "packages/packages.toml", {"package"})
-    keys = {"id", "name", "needs", "architecture", "version", "file", "archive", "link", "text"}
+    keys = {
+        "id", "name", "needs", "lacks", "architecture", "version", "file", "archive", "link", "text"
+    }  # fmt: skip
+    has_module = modules.of(build.manifest) is not None
     recipes = []
     for one in raw.tables("package", keys):
         needs = [_fill(name, build) for name in one.texts("needs")]
+        if "{module}" in one.text("name") and not has_module:
+            continue
+        if any(name in build.files for name in one.texts("lacks", ())):
+            continue
         if all(name in build.files for name in needs):
             recipes.append(_recipe(one, build, wishes))
     if not recipes:
@@ -143,7 +151,9 @@ def _mode(raw: Table) -> int | None:
 
 
 def _fill(text: str, build: Artifacts) -> str:
-    return text.replace("{release}", build.kernel_release)
+    module = modules.of(build.manifest)
+    name = "" if module is None else module.name
+    return text.replace("{release}", build.kernel_release).replace("{module}", name)
 
 
 def _moves(raw: Table, build: Artifacts) -> Iterator[Move]:

@@ -11,25 +11,33 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from provision import module as modules
 from provision import tables
 from provision.data import data_dir
 from provision.errors import InputError
+from provision.module import Module
 from provision.tables import Table
 
 DEFAULT = "kerrighed-2.4.4"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _KEYS = {
     "name",
     "title",
     "kernel_version",
     "policy",
+    "base",
     "epoch",
     "archive",
     "patches",
     "arch",
     "step",
+    "module",
+    "tools",
 }
+# What a configuration begins with, as make's targets of these names do.
+BASES = ("defconfig", "allnoconfig")
 _HEX = {"sha256": re.compile(r"[0-9a-f]{64}"), "tree": re.compile(r"[0-9a-f]{40}")}
 
 
@@ -37,7 +45,9 @@ _HEX = {"sha256": re.compile(r"[0-9a-f]{64}"), "tree": re.compile(r"[0-9a-f]{40}
 class Archive:
     """A source archive: the file names it is known by, where to get it, how to check it.
 
-    Either ``sha256`` (hex, of the file) or ``tree`` (git tree id of its content) is set.
+    One of these is set: ``sha256`` (hex, of the file), ``tree`` (git tree id of its content),
+    ``debian`` (a Debian package that brings it, whose digests dpkg knows) or ``directory``
+    (a directory beside the release file, or an example's name).
     """
 
     name: str
@@ -47,6 +57,15 @@ class Archive:
     tree: str | None
     git_ref: str | None
     fixups: tuple[str, ...]
+    debian: str | None = None
+    directory: Path | None = None
+
+    @property
+    def pinned(self) -> str | None:
+        """Return its identity where the release itself says it."""
+        if self.sha256:
+            return f"sha256:{self.sha256}"
+        return f"tree:{self.tree}" if self.tree else None
 
 
 @dataclass(frozen=True)
@@ -85,18 +104,22 @@ class Step:
 class Release:
     """A release file's content.
 
-    ``epoch`` is the time, in seconds since 1970, that builds and packages say they are from.
+    ``kernel_version`` may be a part of the tree's: of 6.1.x it is 6.1. ``epoch`` is the time,
+    in seconds since 1970, that builds and packages say they are from; ``base`` one of BASES.
     """
 
     name: str
     title: str
     kernel_version: str
     policy: str
+    base: str
     epoch: int
     archives: Mapping[str, Archive]
     patches: Patches | None
     arches: Mapping[str, Arch]
     steps: tuple[Step, ...]
+    module: Module | None = None
+    tools: tuple[str, ...] = ()
 
     def identity(self) -> object:
         """Return what decides a build's result: not titles, addresses or comments."""
@@ -111,6 +134,8 @@ class Release:
                 for a in self.arches.values()
             ],
             [astuple(step) for step in self.steps],
+            # Only where they are there: they came later, and old builds are still good.
+            *([f"base {self.base}"] if self.base != BASES[0] else ()),
         ]
 
     def arch(self, name: str) -> Arch:
@@ -136,7 +161,7 @@ def load(name: str) -> Release:
     if not name.endswith(".toml") and not _NAME.fullmatch(name):
         raise InputError(f"{name!r} is not a release name")
     try:
-        return _release(tables.read(path, _KEYS))
+        return _release(tables.read(path, _KEYS), path.parent)
     except FileNotFoundError as error:
         raise InputError(
             f"no release {name}", hint=f"there are: {', '.join(names())}; or name a .toml file"
@@ -145,11 +170,13 @@ def load(name: str) -> Release:
 
 def parse(text: str, where: str) -> Release:
     """Return the Release a TOML text describes; ``where`` names it in errors."""
-    return _release(tables.parse(text, where, _KEYS))
+    return _release(tables.parse(text, where, _KEYS), Path())
 
 
-def _release(raw: Table) -> Release:
-    archives = {_plain(name, raw.where): _archive(name, raw) for name in raw.table("archive")}
+def _release(raw: Table, beside: Path) -> Release:
+    archives = {
+        _plain(name, raw.where): _archive(name, raw, beside) for name in raw.table("archive")
+    }
     if "linux" not in archives:
         raise InputError(f"{raw.where}: there must be an [archive.linux]")
     arches = {_plain(name, raw.where): _arch(name, raw) for name in raw.table("arch")}
@@ -166,12 +193,30 @@ def _release(raw: Table) -> Release:
         title=raw.text("title"),
         kernel_version=raw.text("kernel_version"),
         policy=raw.text("policy"),
+        base=_base(raw),
         epoch=raw.number("epoch"),
         archives=archives,
         patches=_patches(raw, archives) if "patches" in raw else None,
         arches=arches,
         steps=tuple(steps),
+        module=modules.table(raw),
+        tools=_tools(raw),
     )
+
+
+def _tools(raw: Table) -> tuple[str, ...]:
+    """Return what a build needs besides what every build does: programs, and headers of C."""
+    tools = raw.texts("tools", ())
+    for tool in tools:
+        _plain(tool, raw.where)
+    return tools
+
+
+def _base(raw: Table) -> str:
+    base = raw.text("base", BASES[0])
+    if base not in BASES:
+        raise InputError(f"{raw.where}: base is {' or '.join(BASES)}, not {base!r}")
+    return base
 
 
 def _plain(name: str, where: str) -> str:
@@ -181,30 +226,43 @@ def _plain(name: str, where: str) -> str:
     return name
 
 
-def _archive(name: str, release: Table) -> Archive:
+def _archive(name: str, release: Table, beside: Path) -> Archive:
     raw = release.table("archive").table(
-        name, {"files", "urls", "sha256", "tree", "git_ref", "fixups"}
+        name, {"files", "urls", "sha256", "tree", "git_ref", "fixups", "debian", "directory"}
     )
+    place = raw.maybe("directory")
     archive = Archive(
         name,
-        raw.texts("files"),
+        raw.texts("files", None if place is None else ()),
         raw.texts("urls", ()),
         raw.maybe("sha256"),
         raw.maybe("tree"),
         raw.maybe("git_ref"),
         raw.texts("fixups", ()),
+        raw.maybe("debian"),
+        None if place is None else _directory(tables.below(place, raw.where), beside),
     )
-    if not archive.files:
+    if not archive.files and place is None:
         raise InputError(f"{raw.where}: files must name the archive")
     for file in archive.files:
         _plain(file, raw.where)
-    checks = {k: v for k, v in (("sha256", archive.sha256), ("tree", archive.tree)) if v}
+    checks = [key for key in ("sha256", "tree", "debian", "directory") if key in raw]
     if len(checks) != 1:
-        raise InputError(f"{raw.where}: needs either sha256 or tree")
-    for kind, value in checks.items():
-        if not _HEX[kind].fullmatch(value):
+        raise InputError(f"{raw.where}: needs either sha256 or tree, or else debian or directory")
+    for kind, value in (("sha256", archive.sha256), ("tree", archive.tree)):
+        if value is not None and not _HEX[kind].fullmatch(value):
             raise InputError(f"{raw.where}: {kind} is not a digest in hex")
+    if archive.debian is not None and not _PACKAGE.fullmatch(archive.debian):
+        raise InputError(f"{raw.where}: {archive.debian!r} is no Debian package's name")
+    if archive.urls and archive.pinned is None:
+        raise InputError(f"{raw.where}: urls need sha256 or tree, to check what comes from there")
     return archive
+
+
+def _directory(name: str, beside: Path) -> Path:
+    """Return the directory of that name beside the release file, else the example so called."""
+    place = beside / name
+    return place if place.is_dir() else data_dir("examples") / name
 
 
 def _patches(release: Table, archives: Mapping[str, Archive]) -> Patches:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision import __version__, fixup, unpack
+from provision import __version__, fixup, local_sources, unpack
 from provision.artifacts import digest
 from provision.atomic import write_text
 from provision.errors import FailedError, InputError, MissingError
@@ -48,7 +48,10 @@ def silent(what: str, done: int, total: int | None) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """A verified archive on disk; ``identity`` is "sha256:..." or "tree:..."."""
+    """A verified archive on disk, or a directory.
+
+    ``identity`` is "sha256:...", "tree:..." or "debian:PACKAGE=VERSION md5:...".
+    """
 
     archive: Archive
     path: Path
@@ -64,6 +67,13 @@ def obtain(
     :raises InputError: the file there is not the release's; it is left where it is.
     :raises MissingError: not there and not to be had.
     """
+    if archive.directory is not None:
+        where = str(archive.directory)
+        return Source(archive, archive.directory, local_sources.identity(archive), where)
+    if archive.debian is not None:
+        progress(f"verify {archive.files[0]}", 0, None)
+        path = local_sources.debian(archive)
+        return Source(archive, path, local_sources.identity(archive), archive.debian)
     wrong: list[InputError] = []
     for name in archive.files:
         path = directory / name
@@ -133,7 +143,7 @@ def from_git(archive: Archive, directory: Path, git: Path, ref: str) -> Source:
     :raises InputError: no such repository or ref, or its tree is not the release's.
     """
     if archive.tree is None:
-        raise InputError(f"the archive {archive.name} is checked by sha256, not from git")
+        raise InputError(f"the archive {archive.name} has no git tree id to be checked by")
     if ref.startswith("-"):
         raise InputError(f"{ref!r} is not a git ref")
     runner = LocalRunner()
@@ -176,7 +186,7 @@ def from_directory(archive: Archive, directory: Path, tree: Path) -> Source:
         added, left out, or has another executable bit.
     """
     if archive.tree is None:
-        raise InputError(f"the archive {archive.name} is checked by sha256, not as a tree")
+        raise InputError(f"the archive {archive.name} has no git tree id to be checked by")
     if not tree.is_dir():
         raise InputError(f"{tree}: no such directory")
     have = unpack.directory_tree_id(tree)
@@ -276,27 +286,35 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) ->
         raise ConnectionError(f"ended after {done} of {total} bytes")
 
 
-def prepare(
+def unpack_patched(
     release: Release,
     sources: Mapping[str, Source],
     work: Path,
-    facts: Mapping[str, str],
     progress: Progress = silent,
-) -> tuple[dict[str, Path], list[fixup.Outcome]]:
-    """Unpack, patch and fix up all trees of a release below ``work``.
+) -> dict[str, Path]:
+    """Unpack and patch all trees of a release below ``work``; return the directory of each.
 
-    :param facts: tool versions and arch, see fixup.apply.
-    :returns: the directory of each tree, and what each fix-up came to.
-    :raises FailedError: a patch or fix-up does not fit. ``work`` is then to be thrown away.
+    :raises FailedError: a patch does not fit. ``work`` is then to be thrown away.
     """
     trees = unpack_all(sources, work, progress)
     if release.patches is not None:
         apply_patches(release.patches, trees, progress)
+    return trees
+
+
+def fix(
+    release: Release, trees: Mapping[str, Path], facts: Mapping[str, str]
+) -> list[fixup.Outcome]:
+    """Apply a release's fix-ups to its trees; return what each came to.
+
+    :param facts: tool versions and arch, see fixup.apply.
+    :raises FailedError: one does not fit. The trees are then to be thrown away.
+    """
     outcomes = []
     for name, tree in trees.items():
         for group in release.archives[name].fixups:
             outcomes += fixup.apply(tree, fixup.load(group), facts)
-    return trees, outcomes
+    return outcomes
 
 
 def unpack_all(
@@ -306,6 +324,9 @@ def unpack_all(
     trees: dict[str, Path] = {}
     for name, source in sources.items():
         trees[name] = work / name
+        if source.archive.directory is not None:
+            local_sources.copy(source.archive, trees[name])
+            continue
         total = 0
 
         def count(size: int, what: str = source.path.name) -> None:

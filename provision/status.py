@@ -39,7 +39,7 @@ class Status:
 
     @property
     def loaded(self) -> bool:
-        """Tell whether the kerrighed module is loaded."""
+        """Tell whether the module is loaded."""
         return self.node_id is not None
 
 
@@ -113,7 +113,8 @@ def ask(
 
         def one(node: Node) -> Facts:
             session = among.session(node).__enter__()
-            return session.facts(paths, running=True, packages=True, idle=idle)
+            module = None if target is None else target.module
+            return session.facts(paths, running=True, packages=True, module=module, idle=idle)
 
         for node, answer in among.each(cluster.selected, one):
             if isinstance(answer, KrgError):

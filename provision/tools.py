@@ -37,9 +37,17 @@ class Toolchain:
     machine: str
 
 
-def survey(runner: Runner, gcc_flags: Sequence[str]) -> Toolchain:
+def _look(tool: str) -> str:
+    """Return a command of the shell that succeeds where the builder has a program or header."""
+    if tool.endswith(".h"):
+        return f"echo '#include <{tool}>' | gcc -E -xc -"
+    return f"command -v {tool}"
+
+
+def survey(runner: Runner, gcc_flags: Sequence[str], more: Sequence[str] = ()) -> Toolchain:
     """Ask the machine behind ``runner`` what it builds with, in one round trip.
 
+    :param more: programs besides those of every build, and headers: names that end in .h.
     :param gcc_flags: options the compiler must be able to link with, such as -m32.
     :raises MissingError: something is not there, or gcc cannot link with the flags.
     """
@@ -50,7 +58,9 @@ def survey(runner: Runner, gcc_flags: Sequence[str]) -> Toolchain:
             f"echo {name}: $({' '.join(argv)} 2>/dev/null | head -n 1)\n"
             for name, argv in _PROBES.items()
         )
-        + "".join(f"command -v {tool} >/dev/null || echo lacks: {tool}\n" for tool in _NEEDED)
+        + "".join(
+            f"{_look(tool)} >/dev/null 2>&1 || echo lacks: {tool}\n" for tool in (*_NEEDED, *more)
+        )
         + "command -v ccache >/dev/null && echo ccache: yes\n"
         + "echo machine: $(gcc -dumpmachine 2>/dev/null)\n"
         + 'echo processors: $(nproc)\necho home: "$HOME"\n'

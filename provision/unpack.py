@@ -244,11 +244,16 @@ def archive_tree_id(archive: Path, *, strip: int = 1, on_bytes: OnBytes | None =
     return tree_id(entries)
 
 
-def directory_tree_id(directory: Path) -> str:
-    """Return the git tree id of a directory's files, as git would record them."""
+def directory_tree_id(directory: Path, *, leave_out: Callable[[Path], bool] | None = None) -> str:
+    """Return the git tree id of a directory's files, as git would record them.
+
+    :param leave_out: tells of a file or directory whether it does not count.
+    """
     entries: dict[PurePosixPath, tuple[str, bytes]] = {}
     for path in directory.rglob("*"):
         name = PurePosixPath(path.relative_to(directory))
+        if leave_out and any(leave_out(directory / part) for part in (name, *name.parents)):
+            continue
         if path.is_symlink():
             entries[name] = ("120000", _blob(os.fsencode(path.readlink())))
         elif path.is_file():

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which PCI devices the drivers built into a kernel take, read from vmlinux itself.
 
-Before Linux 5.2 a build says nowhere what its built-in drivers take. The image does: every
-PCI driver is a struct pci_driver (include/linux/pci.h of Linux 2.6.20: a list head, a
-pointer to its name, a pointer to its table of devices), and the table (struct pci_device_id,
-include/linux/mod_devicetable.h) ends with an entry of zeros. Only what has a readable name and
-a table that makes sense to its end is taken for a driver.
+A build says nowhere what its built-in drivers take (modules.builtin.modinfo, from Linux 5.2 on,
+leaves that out long after). The image does: every PCI driver is a struct pci_driver
+(include/linux/pci.h of Linux 2.6.20: a list head, a pointer to its name, a pointer to its table
+of devices), and the table (struct pci_device_id, include/linux/mod_devicetable.h) ends with an
+entry of zeros. Linux 5.16 added a field to entries, override_only; which size they have is what
+makes sense for more drivers. Only what has a readable name and a table that makes sense to its
+end is taken for a driver.
 """
 
 from __future__ import annotations
@@ -22,6 +24,11 @@ from provision.elf import data_objects
 
 _ANY = 0xFFFFFFFF
 _NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9 ._:/()+-]{1,39}\0")
+# vendor, device, subvendor, subdevice, class, class_mask, driver_data; then override_only.
+_ENTRIES = {
+    True: (struct.Struct("<6IQ"), struct.Struct("<6IQI4x")),
+    False: (struct.Struct("<7I"), struct.Struct("<8I")),
+}
 # Longer tables than any driver has.
 _MOST_ENTRIES = 2000
 
@@ -37,25 +44,28 @@ def aliases(vmlinux: Path) -> tuple[Alias, ...]:
     :raises InputError: not an ELF file, or a damaged one.
     """
     image = data_objects(vmlinux)
-    memory = _Memory([_Piece(*piece) for piece in image.pieces], image.wide)
-    found: dict[Alias, None] = {}
-    for address, size in image.objects:
-        # A struct pci_driver has a struct device_driver inside.
-        if size >= 20 * memory.pointer:
-            for alias in _driver(memory, address):
-                found[alias] = None
-    return tuple(found)
+    pieces = [_Piece(*piece) for piece in image.pieces]
+    tries = []
+    for entry in _ENTRIES[image.wide]:
+        memory = _Memory(pieces, image.wide, entry)
+        found: dict[Alias, None] = {}
+        for address, size in image.objects:
+            # A struct pci_driver has a struct device_driver inside.
+            if size >= 20 * memory.pointer:
+                for alias in _driver(memory, address):
+                    found[alias] = None
+        tries.append(tuple(found))
+    return max(tries, key=lambda one: len({alias.module for alias in one}))
 
 
 class _Memory:
     """The kernel's memory as the image fills it."""
 
-    def __init__(self, pieces: list[_Piece], wide: bool) -> None:
+    def __init__(self, pieces: list[_Piece], wide: bool, entry: struct.Struct) -> None:
         self._pieces = pieces
         self.pointer = 8 if wide else 4
         self.word = struct.Struct("<Q" if wide else "<I")
-        # vendor, device, subvendor, subdevice, class, class_mask, driver_data
-        self.entry = struct.Struct("<6IQ" if wide else "<7I")
+        self.entry = entry
 
     def at(self, address: int, size: int) -> bytes:
         for start, data in self._pieces:
@@ -82,7 +92,7 @@ def _table(memory: _Memory, address: int) -> list[Entry]:
     raw = memory.at(address, memory.entry.size * _MOST_ENTRIES)
     found: list[Entry] = []
     for at in range(0, len(raw) - memory.entry.size + 1, memory.entry.size):
-        vendor, device, subvendor, subdevice, kind, mask, _ = memory.entry.unpack_from(raw, at)
+        vendor, device, subvendor, subdevice, kind, mask, *_ = memory.entry.unpack_from(raw, at)
         if not (vendor or device or subvendor or kind or mask):
             return found
         ids = (vendor, device, subvendor, subdevice)

@@ -7,18 +7,24 @@ import struct
 from collections.abc import Callable
 
 
-def driver_image(bits: int, change: Callable[[bytearray], None] = lambda _: None) -> bytes:
-    """Return an ELF file with one section, one struct pci_driver in it, and its symbol."""
+def driver_image(
+    bits: int, change: Callable[[bytearray], None] = lambda _: None, *, recent: bool = False
+) -> bytes:
+    """Return an ELF file with one section, one struct pci_driver in it, and its symbol.
+
+    :param recent: entries of the table are as long as from Linux 5.16 on.
+    """
     wide = bits == 64
     pointer, base = (8, 0x1000) if wide else (4, 0x1000)
     size = 30 * pointer
     entry = struct.Struct("<6IQ" if wide else "<7I")
-    table_at, name_at = base + size, base + size + 3 * entry.size
+    more = bytes(pointer) if recent else b""
+    table_at, name_at = base + size, base + size + 3 * (entry.size + len(more))
     data = bytearray(size)
     struct.pack_into("<4Q" if wide else "<4I", data, 0, 0, 0, name_at, table_at)
-    data += entry.pack(0x8086, 0x7111, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0, 1)
-    data += entry.pack(0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0x010601, 0xFFFFFF, 0)
-    data += bytes(entry.size) + b"some driver\0"
+    data += entry.pack(0x8086, 0x7111, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0, 1) + more
+    data += entry.pack(0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0x010601, 0xFFFFFF, 0) + more
+    data += bytes(entry.size) + more + b"some driver\0"
     change(data)
     symbol = (
         struct.pack("<IBBHQQ", 0, 1, 0, 1, base, size)

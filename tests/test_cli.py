@@ -183,7 +183,8 @@ def test_doctor_says_what_is_missing(krg: Command, tmp_path: Path) -> None:
 
 
 def test_doctor_finds_what_is_there(krg: Command, tmp_path: Path) -> None:
-    for tool in ("gcc", "ld", "make", "perl", "patch", "depmod", "apt-get", "dpkg-deb", "ccache"):
+    for tool in ("gcc", "ld", "make", "perl", "patch", "depmod", "apt-get", "dpkg-deb", "ccache",
+                 "flex", "bison", "bc"):  # fmt: skip
         (tmp_path / tool).write_text("#!/bin/sh\n")
         (tmp_path / tool).chmod(0o755)
     done = krg(

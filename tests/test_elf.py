@@ -84,6 +84,32 @@ def test_what_is_read(tree: Tree) -> None:
     assert elf.read_module(tree.module("helper")).exports["mini_help"] == 0x5678
 
 
+@pytest.mark.parametrize("crc", [0x1234, 0x1235])
+def test_crcs_of_newer_kernels_lie_in_a_section(tree: Tree, crc: int) -> None:
+    """As EXPORT_SYMBOL leaves them from 5.19 on, in kernel and modules alike."""
+    header = tree.place / "include/module.h"
+    absolute = 'asm(".globl __crc_" #name "\\n.set __crc_" #name ", " #value);'
+    placed = (
+        'asm(".section \\"__kcrctab\\",\\"a\\"\\n.long 0xdeadbeef\\n__crc_" #name ": .long " '
+        '#value "\\n.previous");'
+    )
+    text = header.read_text()
+    assert absolute in text
+    header.write_text(text.replace(absolute, placed))
+    user = tree.place / "drivers/user.c"
+    user.write_text(user.read_text().replace("0x1234", hex(crc)))
+    subprocess.run(["make", "-s", "clean"], cwd=tree.place, check=False, capture_output=True)
+    for made in (*tree.place.rglob("*.o"), *tree.place.rglob("*.ko")):
+        made.unlink()
+    tree.make()
+    assert elf.read_kernel(tree.place / "vmlinux").exports["mini_print"] == 0x1234
+    assert elf.read_module(tree.module("helper")).exports["mini_help"] == 0x5678
+    if crc == 0x1234:
+        assert tree.prove() == 2
+    else:
+        assert "mini_print: wants CRC 0x00001235, the exporter has 0x00001234" in tree.wrong()
+
+
 def test_without_versions_names_are_all_there_is(tmp_path: Path) -> None:
     tree = Tree(tmp_path / "linux", versions=False)
     assert elf.read_kernel(tree.place / "vmlinux").exports["mini_print"] == 0

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision import boot_facts, disk_rules, facts, machine_facts, preflight, superblock
+from provision import boot_facts, disk_rules, evidence, facts, machine_facts, preflight, superblock
 from provision.cluster import Node
 from provision.data import render
 from provision.facts import Facts, Pci
@@ -201,6 +201,19 @@ def test_under_kerrighed_nothing_is_read_that_may_hang(root: Path) -> None:
     found, _ = ask("/bin/dash", root=root)
     assert found.complete and found.word("node_id") == "3"
     assert found.word("uptime") is None
+
+
+def test_ids_of_any_module(root: Path) -> None:
+    for name in ("debug", "nodeids"):
+        (root / "sys/kernel" / name).mkdir(parents=True)
+    (root / "sys/kernel/nodeids/node_id").write_text("3\n")
+    (root / "sys/kernel/nodeids/session_id").write_text("7\n")
+    found, _ = ask("/bin/dash", root=root)
+    words = [found.word(name) for name in ("ids", "node_id", "session_id")]
+    assert words == ["/sys/kernel/nodeids", "3", "7"]
+    # It is not Kerrighed: nothing hangs, and all is asked.
+    assert found.word("uptime") is not None
+    assert not evidence.kerrighed_runs(found)
 
 
 # In namespaces of its own, so that nothing stays mounted; the machine's devices are seen.

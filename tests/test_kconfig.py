@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mini
 import pytest
+import small_trees
 from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
@@ -283,3 +284,24 @@ def test_a_wish_in_a_choice_goes_before_a_policy() -> None:
     assert done.overridden == (
         "PREEMPT=y (--set) goes against policy p, which wants PREEMPT_NONE y: w",
     )
+
+
+def test_of_several_ways_the_one_that_another_rule_takes(tmp_path: Path) -> None:
+    """From an empty configuration: what will do is not chosen before it is known what else is."""
+    small = small_trees.make(
+        tmp_path / "tree",
+        'config OLD\n\tbool "old"\nconfig NEW\n\tbool "new" if !OLD\nconfig BASE\n\tbool "b"\n',
+        (6, 1, 0),
+    )
+    empty = tmp_path / "empty"
+    empty.write_text("")
+    rules = policy.parse(
+        'name = "p"\ntitle = "t"\n'
+        '[[rule]]\nid = "some"\nsymbols = ["GONE", "OLD", "NEW"]\nwant = ["y"]\nneed = "any"\n'
+        'why = "w"\nsource = "s"\n'
+        '[[rule]]\nid = "new"\nsymbols = ["NEW"]\nwant = ["y"]\nwhy = "w"\nsource = "s"\n',
+        "p.toml",
+    )
+    requests = generate.policy_requests(rules, "x86_64", (6, 1, 0))
+    made = generate.generate(tree.load(small, "x86_64"), empty, requests, version=(6, 1, 0))
+    assert "CONFIG_NEW=y\n" in made.text and "CONFIG_OLD=y" not in made.text

@@ -21,7 +21,7 @@ from provision.cluster import Node
 from provision.disk_rules import Drivers
 from provision.errors import InputError
 from provision.facts import Facts, Nic, Pci, Space, Text, parse
-from provision.node_rules import RULES, table
+from provision.node_rules import RULES, Refusal, table
 from provision.preflight import Kernel
 from provision.superblock import Superblock
 
@@ -127,12 +127,17 @@ CASES: Mapping[str, tuple[list[tuple[Kernel, Facts]], list[tuple[Kernel, Facts]]
             (kernel(), machine(rootfs=name))
             for name in ("xfs", "btrfs", "ext4", "overlay", "reiserfs")
         ]
-        + [(kernel(config=""), ext(EXT3))],
+        + [(kernel(config=""), ext(EXT3)), (kernel(release="6.1.192"), machine(rootfs="xfs"))],
         [
             (kernel(), machine()),
             (kernel(config="CONFIG_REISERFS_FS=y\n"), machine(rootfs="reiserfs")),
             (kernel(), ext(EXT3, rootfs="ext4")),
             (kernel(), machine(rootfs="nfs")),
+            # A kernel of today, with the drivers of today.
+            (kernel(release="6.1.192", config="CONFIG_EXT4_FS=y\n"), ext(EXT3)),
+            (kernel(release="6.1.192", config="CONFIG_EXT4_FS=y\n"), ext(EXT4, rootfs="ext4")),
+            (kernel(release="6.1.192", config="CONFIG_EXT4_FS=y\n"), machine(rootfs="ext4")),
+            (kernel(release="6.1.192", config="CONFIG_XFS_FS=y\n"), machine(rootfs="xfs")),
         ],
     ),
     "root-features": (
@@ -293,6 +298,13 @@ def test_root_disk(tmp_path: Path) -> None:
     made = planned(tmp_path / "a", some_facts(menu, rootdrivers="pata_via"))
     assert "--force root-disk)" in made.problems[0]
     assert not planned(tmp_path / "b", some_facts(menu, rootdrivers="aic7xxx")).problems
+    # A kernel without the IDE drivers of old calls that disk sda.
+    refusals = [Refusal("root-disk", "hda"), Refusal("space", "full")]
+    for config, rules in (
+        ("CONFIG_BLK_DEV_SD=y\n", ["space"]),
+        ("CONFIG_BLK_DEV_SD=y\nCONFIG_BLK_DEV_IDEDISK=y\n", ["root-disk", "space"]),
+    ):
+        assert [r.rule for r in disk_rules.of_entry(refusals, config)] == rules
 
 
 def test_space_and_inodes(tmp_path: Path) -> None:
@@ -371,6 +383,9 @@ def test_drivers_built_in_are_read_from_the_image(tmp_path: Path, bits: int) -> 
     def no_name(data: bytearray) -> None:
         data[-12] = 0xFF
 
+    known = vmlinux.aliases(image)
+    image.write_bytes(driver_image(bits, recent=True))
+    assert vmlinux.aliases(image) == known
     for change in (no_end, no_name):
         image.write_bytes(driver_image(bits, change))
         assert vmlinux.aliases(image) == ()
@@ -381,7 +396,11 @@ def test_drivers_built_in_are_read_from_the_image(tmp_path: Path, bits: int) -> 
 
 @pytest.mark.parametrize("arch", ["i386", "x86_64"])
 def test_drivers_of_a_finished_build(arch: str) -> None:
-    found = [p for p in sorted(paths.builds_dir().glob(f"*-{arch}-*")) if (p / "vmlinux").exists()]
+    found = [
+        p
+        for p in sorted(paths.builds_dir().glob(f"kerrighed-*-{arch}-*"))
+        if (p / "vmlinux").exists()
+    ]
     if not found:
         pytest.skip(f"needs a build: krg-provision build-kernel --arch {arch}")
     build = artifacts.load(found[-1])

@@ -20,13 +20,14 @@ from conftest import ROOT, Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision import artifacts, package, package_plan
+from provision import artifacts, module, node_packages, package, package_plan
+from provision import release as releases
 from provision.artifacts import Artifacts
 from provision.data import data_dir, render
 from provision.deb import NAME, Stage, compressed
 from provision.errors import InputError
 
-IDS = ("linux-image", "linux-headers", "kerrighed-modules", "kerrighed-tools", "linux-image-dbg")
+IDS = ("linux-image", "linux-headers", "modules", "kerrighed-tools", "linux-image-dbg")
 pytestmark = pytest.mark.skipif(
     shutil.which("dpkg-deb") is None, reason="needs dpkg-deb: apt-get install dpkg"
 )
@@ -308,9 +309,48 @@ def test_lintian_has_nothing_to_say(build: Artifacts, krg: Command, tmp_path: Pa
     assert done.returncode == 0 and done.stdout == "", done.stdout + done.stderr
 
 
+def test_another_module_has_packages_of_its_own(
+    build: Artifacts, krg: Command, tmp_path: Path
+) -> None:
+    """As of the release debian-6.1: no tools, and a script made for any module."""
+    extra = build.directory / f"lib/modules/{build.kernel_release}/extra"
+    (extra / "kerrighed.ko").rename(extra / "nodeids.ko")
+    shutil.rmtree(build.directory / "tools")
+    made = releases.load("debian-6.1").module
+    manifest = {k: v for k, v in build.manifest.items() if k not in ("files", "format")}
+    (build.directory / "manifest.json").unlink()
+    artifacts.write_manifest(
+        build.directory, {**manifest, "module": module.as_json(made), "release": "debian-6.1"}
+    )
+    out = tmp_path / "debs"
+    done = krg("package", build.directory, "-o", out, "-q")
+    assert done.returncode == 0, done.stderr
+    entries = {e["package"]: e for e in json.loads((out / "packages.json").read_text())["packages"]}
+    kernel = f"linux-image-{build.kernel_release}"
+    assert set(entries) == {
+        kernel, f"{kernel}-dbg", f"linux-headers-{build.kernel_release}",
+        f"nodeids-modules-{build.kernel_release}", "nodeids-service",
+    }  # fmt: skip
+    service = contents(out / entries["nodeids-service"]["file"])
+    assert service["etc/init.d/nodeids"].startswith("-rwxr-xr-x")
+    assert "lib/systemd/system/nodeids.service" in service
+    found = node_packages.load(out, artifacts.load(build.directory))
+    assert [p.name for p in found] == [
+        kernel, f"nodeids-modules-{build.kernel_release}", "nodeids-service"
+    ]  # fmt: skip
+    if shutil.which("lintian"):
+        mine = [out / e["file"] for name, e in entries.items() if name.startswith("nodeids")]
+        lint = subprocess.run(
+            ["lintian", "--allow-root", "--fail-on", "error,warning",
+             "--suppress-tags", "mismatched-override", *mine],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert lint.returncode == 0 and lint.stdout == "", lint.stdout + lint.stderr
+
+
 SCRIPTS = [
     f"{folder}/{name}"
-    for folder in IDS
+    for folder in (*IDS, "service")
     for name in ("preinst", "postinst", "prerm", "postrm")
     if (data_dir("templates") / f"packages/{folder}/{name}.j2").is_file()
 ]
@@ -323,7 +363,13 @@ SCRIPTS = [
 def test_maintainer_scripts_are_clean(name: str, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(
-        render(f"packages/{name}.j2", release="2.6.20-krg-1", name="linux-image-x", config={})
+        render(
+            f"packages/{name}.j2",
+            release="2.6.20-krg-1",
+            name="linux-image-x",
+            config={},
+            module=module.kerrighed(),
+        )
     )
     done = subprocess.run(["shellcheck", "-s", "sh", script], capture_output=True, text=True)
     # A shared part may have functions that one script does not call.

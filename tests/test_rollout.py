@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision import boot, boot_plan, events, evidence, lock, operate
+from provision import boot, boot_plan, events, evidence, lock, module, operate, release
 from provision.cluster import Cluster, Node
 from provision.errors import FailedError, InputError
 from provision.facts import Facts
@@ -29,7 +29,7 @@ PACES = st.builds(
 )
 CLUSTER = Cluster(7, 1, (Node("krg1", 1, "10.0.0.1"), Node("krg2", 2, "10.0.0.2")))
 KERNEL = "2.6.20-krg"
-KERRIGHED = "CONFIG_KERRIGHED=y\n"
+KERRIGHED = module.kerrighed()
 
 
 @given(NAMES, PACES)
@@ -200,10 +200,21 @@ def test_each_wrong_thing_is_seen(word: str, value: str) -> None:
 
 def test_a_kernel_without_kerrighed_needs_no_module() -> None:
     words = {name: GOOD[name] for name in ("kernel", "cmdline")}
-    found = evidence.of_node(CLUSTER, CLUSTER.nodes[0], KERNEL, "", facts(**words))
+    found = evidence.of_node(CLUSTER, CLUSTER.nodes[0], KERNEL, None, facts(**words))
     assert all(item.ok for item in found) and len(found) == 2
     found = evidence.of_node(CLUSTER, CLUSTER.nodes[0], KERNEL, KERRIGHED, facts(**words))
     assert [item.what for item in found if not item.ok] == ["module loaded"]
+
+
+def test_the_ids_of_another_module_prove_nothing() -> None:
+    other = release.load("debian-6.1").module
+    assert other is not None
+    for ids, good in ((other.ids, True), ("/sys/kernel/others", False)):
+        found = evidence.of_node(CLUSTER, CLUSTER.nodes[0], KERNEL, other, facts(**GOOD, ids=ids))
+        assert all(item.ok for item in found) == good
+    # Nor do they make one machine of several nodes.
+    assert evidence.kerrighed_runs(facts(**GOOD))
+    assert not evidence.kerrighed_runs(facts(**GOOD, ids=other.ids))
 
 
 def test_when_a_restart_harms_others() -> None:

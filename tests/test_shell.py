@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provision import musl
+from provision import musl, release
 from provision.data import data_dir, render
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +35,7 @@ VALUES = {
     "legacy_sched": True,
     "lines": 20,
     "me": "ann@host:1:0",
+    "module": release.load("debian-6.1").module,
     "packaged": False,
     "paths": "'/boot/vmlinuz-x\n/lib/modules/x'",
     "patience": 120,
@@ -46,6 +47,7 @@ VALUES = {
     "root_number": "2049",
     "runs": ["update-rc.d kerrighed defaults"],
     "running": True,
+    "service": "kerrighed",
     "stage": ".krg-provision-0",
     "staged_tree": "/lib/modules/.krg-provision-0/x",
     "stages": "/boot/.krg-provision-* /etc/.krg-provision-*",

@@ -245,7 +245,9 @@ def test_no_repository(mini: mini.Mini, tmp_path: Path, krg: Command) -> None:
 def prepare(made: mini.Mini, work: Path) -> dict[str, Path]:
     wanted = release.load(str(made.release))
     found = sources.sources_of(wanted, made.sources, download=False)
-    return sources.prepare(wanted, found, work, FACTS)[0]
+    trees = sources.unpack_patched(wanted, found, work)
+    sources.fix(wanted, trees, FACTS)
+    return trees
 
 
 def test_patches_and_fixups_are_applied(mini: mini.Mini, tmp_path: Path) -> None:

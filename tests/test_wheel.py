@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = (".toml", ".j2", ".c", ".sh", ".config")
-PACKAGES = ("provision", "kconfig", "grub", "templates")
+PACKAGES = ("provision", "kconfig", "grub", "templates", "examples")
 
 
 def run(*words: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -75,16 +75,16 @@ def test_every_data_file_is_in_it(wheel: Path) -> None:
         names = set(archive.namelist())
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
-            if path.suffix in DATA or path.name == "py.typed":
+            if path.suffix in DATA or path.name in ("py.typed", "Makefile"):
                 name = str(path.relative_to(ROOT))
-                inside = f"provision/{name}" if package == "templates" else name
+                inside = f"provision/{name}" if package in ("templates", "examples") else name
                 assert inside in names, inside
 
 
 def test_every_module_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for package in PACKAGES[:-1]:
+    for package in PACKAGES[:-2]:
         for path in (ROOT / package).rglob("*.py"):
             assert str(path.relative_to(ROOT)) in names
 

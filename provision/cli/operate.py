@@ -56,12 +56,11 @@ def _debug() -> bool:
     return bool(click.get_current_context().find_root().params.get("debug"))
 
 
-def _build(cluster: Cluster, artifacts: Path | None) -> tuple[Artifacts, str]:
-    """Return the build that shall run and its .config."""
+def _build(cluster: Cluster, artifacts: Path | None) -> Artifacts:
+    """Return the build that shall run."""
     from provision import artifacts as builds
 
-    build = builds.load(artifacts) if artifacts else builds.find(cluster.release, cluster.arch)
-    return build, build.path("config").read_text("utf-8", "replace")
+    return builds.load(artifacts) if artifacts else builds.find(cluster.release, cluster.arch)
 
 
 def show_evidence(items: Sequence[Evidence]) -> None:
@@ -110,11 +109,11 @@ def verify(
     from provision.operate import ask, prove
     from provision.ssh import check_access
 
-    build, config = _build(cluster, artifacts)
+    build = _build(cluster, artifacts)
     check_access(cluster.selected)
     with fleet(cluster.selected, forks, debug=_debug()) as among:
         answers = ask(cluster.selected, among, timeout)
-    _report(prove(cluster, build.kernel_release, config, answers), form)
+    _report(prove(cluster, build.kernel_release, build.module, answers), form)
 
 
 @click.command()
@@ -143,10 +142,10 @@ def start(
 
     if len(cluster.selected) != len(cluster.nodes):
         raise InputError("a cluster starts as a whole: select all of its nodes")
-    build, config = _build(cluster, artifacts)
+    build = _build(cluster, artifacts)
     check_access(cluster.nodes)
     with events.locked(cluster), fleet(cluster.nodes, forks, debug=_debug()) as among:
-        found = list(operate.start(cluster, among, build.kernel_release, config, timeout))
+        found = list(operate.start(cluster, among, build.kernel_release, build.module, timeout))
     _report(found, form)
 
 

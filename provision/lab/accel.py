@@ -31,9 +31,10 @@ TRIAL_SECONDS = 60.0
 SILENCE_SECONDS = 8.0
 
 
-def choose(wish: str, artifacts: Artifacts, image: Path) -> str:
+def choose(wish: str, artifacts: Artifacts, image: Path | None) -> str:
     """Return "tcg" or "kvm" for the wish "auto", "tcg" or "kvm".
 
+    :param image: the initramfs to try it with; None when there is none for this build.
     :raises MissingError: KVM is wished for and cannot be opened.
     """
     usable = os.access(DEVICE, os.R_OK | os.W_OK)
@@ -44,7 +45,7 @@ def choose(wish: str, artifacts: Artifacts, image: Path) -> str:
         )
     if wish != "auto":
         return wish
-    return "kvm" if usable and _proven(artifacts, image) else "tcg"
+    return "kvm" if usable and image is not None and _proven(artifacts, image) else "tcg"
 
 
 def _proven(artifacts: Artifacts, image: Path) -> bool:

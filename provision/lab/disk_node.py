@@ -6,10 +6,12 @@ The cluster file makes the lab a cluster like any other for deploy, status and t
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from provision import artifacts
 from provision.atomic import write_bytes, write_text
 from provision.data import render
 from provision.errors import FailedError
@@ -50,8 +52,22 @@ def lay_out(lab: Lab, base: Path) -> None:
         disk_image.layer(base, lab.path(node) / DISK, files)
     write_text(lab.directory / KNOWN_HOSTS, "".join(known))
     nodes = [{"name": node_name(lab, n.number), "id": n.number, "port": n.port} for n in lab.nodes]
-    text = render("lab_cluster_toml.j2", lab=lab, nodes=nodes, key=KEY, known_hosts=KNOWN_HOSTS)
+    build = artifacts.load(Path(lab.build))
+    text = render(
+        "lab_cluster_toml.j2",
+        lab=lab,
+        nodes=nodes,
+        key=KEY,
+        known_hosts=KNOWN_HOSTS,
+        release=build.release,
+        root=_root(build.path("config").read_text("utf-8", "replace")),
+    )
     write_text(lab.cluster_file, text)
+
+
+def _root(config: str) -> str:
+    """Return what a kernel calls the partition of QEMU's IDE disk: libata's disks are SCSI's."""
+    return "hda1" if re.search(r"^CONFIG_BLK_DEV_IDEDISK=y$", config, re.MULTILINE) else "sda1"
 
 
 def ssh_command(lab: Lab, node: LabNode, command: Sequence[str]) -> list[str]:

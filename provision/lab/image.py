@@ -87,7 +87,7 @@ def _tools(tree: Tree, artifacts: Artifacts) -> None:
         if f"tools/bin/{name}" not in artifacts.files:
             raise InputError(
                 f"{artifacts.directory}: the build has no tools/bin/{name}",
-                hint="the lab needs a build with Kerrighed's tools: krg-provision build-kernel",
+                hint="nodes without disks run Kerrighed; other builds: lab up --bootloader grub2",
             )
     for name, entry in artifacts.files.items():
         if name.startswith(("tools/bin/", "tools/sbin/")):

@@ -40,7 +40,8 @@ Bootloader = Literal["none", "legacy", "grub2"]
 # which cannot be said of ps, /proc/cpuinfo or /proc/meminfo.
 _LOOK = (
     "uname -r; cat /proc/sys/kernel/random/boot_id; cat /run/lab/ready || echo -; "
-    "cat /sys/kerrighed/node_id /sys/kerrighed/session_id || echo -; "
+    "cat /sys/kerrighed/node_id /sys/kerrighed/session_id || "
+    "cat /sys/kernel/*/node_id /sys/kernel/*/session_id || echo -; "
     "cat /proc/nodes/nrnodes"
 )
 
@@ -102,7 +103,9 @@ def up(
         _check_space(nodes * (LOG_MEGABYTES if bootloader == "none" else DISK_MEGABYTES))
         base = None
         with _space_named():
-            image = initramfs(artifacts)
+            # Of a build without Kerrighed's tools there is none: its nodes have disks.
+            plain = bootloader != "none" and "tools/bin/krgadm" not in artifacts.files
+            image = None if plain else initramfs(artifacts)
             if bootloader != "none":
                 base = disk_image.base_image(cast(Arch, artifacts.arch), bootloader)
         ports = _ports(name, nodes) if base else [0] * nodes
@@ -125,7 +128,7 @@ def up(
                 with _space_named():
                     disk_node.lay_out(lab, base)
             for node in lab.nodes:
-                if base is not None:
+                if image is None or base is not None:
                     boot = qemu.disk_boot(lab, node)
                 else:
                     boot = qemu.kernel_boot(lab, node, artifacts.path("vmlinuz"), image)

@@ -40,7 +40,8 @@ def by_hand(where: Path, arch: str, jobs: int, log: Path, source_dir: Path) -> f
     found = sources.sources_of(chosen, source_dir, download=False)
     versions = tools.survey(LocalRunner(), chosen.arch(arch).gcc_flags).versions
     facts = {**versions, "kernel": chosen.kernel_version, "arch": arch}
-    trees, _ = sources.prepare(chosen, found, where, facts)
+    trees = sources.unpack_patched(chosen, found, where)
+    sources.fix(chosen, trees, facts)
     linux = trees["linux"]
     text = configure.text(linux, chosen, arch, configure.Wishes(), "bench000")
     (linux / ".config").write_text(text)

@@ -66,7 +66,8 @@ def test_the_cluster_file_is_one(name: str) -> None:
         {"name": disk_node.node_name(lab, node.number), "id": node.number, "port": node.port}
         for node in lab.nodes
     ]
-    text = render("lab_cluster_toml.j2", lab=lab, nodes=nodes, key="k", known_hosts="h")
+    values = {"root": disk_node._root("CONFIG_BLK_DEV_IDEDISK=y\n"), "release": "kerrighed-2.4.4"}
+    text = render("lab_cluster_toml.j2", lab=lab, nodes=nodes, key="k", known_hosts="h", **values)
     lab.cluster_file.write_text(text)
     found = read_cluster(lab.cluster_file)
     assert (found.session, found.nbmin, found.arch) == (7, 2, "x86_64")
@@ -75,6 +76,9 @@ def test_the_cluster_file_is_one(name: str) -> None:
         (2, 22002, "/dev/hda1", "eth1"),
     ]
     assert found.nodes[0].key == lab.directory / "k"
+    assert found.release == "kerrighed-2.4.4"
+    # Of a kernel without the old IDE drivers the same disk is SCSI's.
+    assert disk_node._root("CONFIG_ATA_PIIX=y\n") == "sda1"
 
 
 def test_ports_that_are_taken_are_left_alone() -> None:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Another kernel, another module: debian-6.1 built, packaged, checked, like Kerrighed's.
+
+The build stays in the user's own place, and is what tests/lab/test_debian_release.py boots.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from provision import artifacts, elf, local_sources, release
+from provision.artifacts import Artifacts
+from provision.errors import KrgError
+
+pytestmark = pytest.mark.sources
+NAME = "debian-6.1"
+# The user's own places, noted before any test gets a home of its own.
+REAL = {name: os.environ[name] for name in os.environ if name.startswith(("XDG_", "HOME"))}
+
+
+def krg(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "provision", *map(str, words)],
+        env={**os.environ, **REAL, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def build() -> Artifacts:
+    """The finished build, made when it is not there."""
+    try:
+        local_sources.debian(release.load(NAME).archives["linux"])
+    except KrgError as error:
+        pytest.skip(f"{error.message}; enable with: {error.hint}")
+    done = krg("build-kernel", "--release", NAME, "-q", "--format", "json")
+    if done.returncode == 3:
+        pytest.skip(f"this machine cannot build: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return artifacts.load(Path(json.loads(done.stdout)["directory"]))
+
+
+def test_the_build(build: Artifacts) -> None:
+    assert re.fullmatch(rf"6\.1\.\d+-{build.build_id}", build.kernel_release)
+    assert build.manifest["kernel_version"] == build.kernel_release.partition("-")[0]
+    assert build.manifest["sources"]["linux"]["identity"].startswith("debian:linux-source-6.1=")
+    # Ours and the watchdogs at least, compared with the kernel symbol by symbol.
+    assert build.manifest["modules_proven"] >= 3
+    module = elf.read_module(build.path(f"lib/modules/{build.kernel_release}/extra/nodeids.ko"))
+    kernel = elf.read_kernel(build.path("vmlinux"))
+    assert module.versions["kobject_put"] == kernel.exports["kobject_put"] != 0
+    assert not any(name.startswith("tools/") for name in build.files)
+
+
+def test_its_configuration_is_the_policys(build: Artifacts) -> None:
+    lint = krg("config", "lint", "--policy", "virtual-machine", build.path("config"))
+    assert lint.returncode == 0, lint.stdout + lint.stderr
+    # What the machine boots from and is reached through is built in: there is no initrd.
+    text = build.path("config").read_text()
+    for name in ("ATA_PIIX", "VIRTIO_BLK", "EXT4_FS", "E1000", "VIRTIO_NET", "MODVERSIONS"):
+        assert f"CONFIG_{name}=y\n" in text
+    assert text.count("=m\n") < 10
+
+
+def test_its_packages(build: Artifacts, tmp_path: Path) -> None:
+    done = krg("package", "-q", build.directory, "-o", tmp_path / "debs", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    debs = {
+        e["package"]: tmp_path / "debs" / e["file"] for e in json.loads(done.stdout)["packages"]
+    }
+    kernel = build.kernel_release
+    assert set(debs) == {
+        f"linux-image-{kernel}", f"linux-image-{kernel}-dbg",
+        f"nodeids-modules-{kernel}", "nodeids-service",
+    }  # fmt: skip
+    assert debs["nodeids-service"].name.startswith(f"nodeids-service_6.1-1+{build.build_id}_")
+    root = tmp_path / "root"
+    for name in ("nodeids-service", f"nodeids-modules-{kernel}"):
+        subprocess.run(["dpkg-deb", "-x", debs[name], root], check=True)
+    assert (root / f"lib/modules/{kernel}/extra/nodeids.ko").is_file()
+    script = root / "etc/init.d/nodeids"
+    said = subprocess.run(["sh", script, "status"], capture_output=True, text=True)
+    assert (said.returncode, said.stdout) == (3, "nodeids: not loaded\n")
+    unit = (root / "lib/systemd/system/nodeids.service").read_text()
+    assert "ExecStart=/etc/init.d/nodeids start" in unit
