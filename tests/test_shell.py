@@ -34,6 +34,7 @@ VALUES = {
     "known": "0" * 64,
     "legacy_sched": True,
     "lines": 20,
+    "most": 1000,
     "me": "ann@host:1:0",
     "packaged": False,
     "paths": "'/boot/vmlinuz-x\n/lib/modules/x'",
