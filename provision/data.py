@@ -37,6 +37,30 @@ def _environment() -> Environment:
     )
 
 
+@functools.cache
+def _html_environment() -> Environment:
+    """Return what renders HTML: everything that is put into a page is text, never markup."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from kconfig.report import printable
+
+    return Environment(
+        loader=FileSystemLoader(str(data_dir("templates"))),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+        # Control characters, and those that turn the direction of the text, are shown by their
+        # numbers; markup is of another type, and comes from the templates alone.
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+
+
+def render_html(template: str, **values: object) -> str:
+    """Return the page templates/``template``; no value in it can become markup."""
+    return _html_environment().get_template(template).render(**values)
+
+
 def render(template: str, **values: object) -> str:
     """Return the text of templates/``template`` with ``values``; an undefined name is an error."""
     return _environment().get_template(template).render(**values)

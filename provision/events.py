@@ -13,10 +13,12 @@ import fcntl
 import getpass
 import hashlib
 import json
+import math
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,6 +106,16 @@ def journal(place: Path) -> Iterator[Journal]:
         yield Journal(stream)
 
 
+def _events(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the events of a journal; what is not one is left out."""
+    for line in path.read_text("utf-8", "replace").splitlines():
+        # The last line of a killed run may be half of one.
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and isinstance(event.get("step"), str):
+                yield event
+
+
 def last_states(cluster: Cluster) -> Mapping[str, str]:
     """Return the last known state of each node in the newest journal; empty without one.
 
@@ -111,17 +123,38 @@ def last_states(cluster: Cluster) -> Mapping[str, str]:
     """
     found = sorted(directory(cluster).glob("*.jsonl"))
     states: dict[str, str] = {}
-    for line in found[-1].read_text("utf-8", "replace").splitlines() if found else ():
-        try:
-            event = json.loads(line)
-            if event["step"] == "planned":
-                states[str(event["node"])] = "interrupted"
-            elif event["step"] == "ended":
-                states[str(event["node"])] = str(event["state"])
-        # The last line of a killed run may be half of one.
-        except (ValueError, KeyError, TypeError):
-            continue
+    for event in _events(found[-1]) if found else ():
+        if event["step"] == "planned" and "node" in event:
+            states[str(event["node"])] = "interrupted"
+        elif event["step"] == "ended" and "node" in event and "state" in event:
+            states[str(event["node"])] = str(event["state"])
     return states
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step of a node in a rollout, and when it was taken: seconds since the epoch."""
+
+    time: float
+    step: str
+
+
+def last_restarts(cluster: Cluster) -> Mapping[str, tuple[Moment, ...]]:
+    """Return the steps of each node in the newest journal in which it was restarted."""
+    found: dict[str, tuple[Moment, ...]] = {}
+    names = {node.name for node in cluster.nodes}
+    for path in sorted(directory(cluster).glob("*.jsonl"), reverse=True):
+        steps: dict[str, list[Moment]] = {}
+        for event in _events(path):
+            node, when = event.get("node"), event.get("time")
+            if node in names and isinstance(when, (int, float)) and math.isfinite(when):
+                steps.setdefault(str(node), []).append(Moment(float(when), event["step"]))
+        for name, moments in steps.items():
+            if name not in found and any(moment.step == "restarting" for moment in moments):
+                found[name] = tuple(moments)
+        if len(found) == len(names):
+            break
+    return found
 
 
 def to_repeat(cluster: Cluster) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ VALUES = {
     "known": "0" * 64,
     "legacy_sched": True,
     "lines": 20,
+    "most": 1000,
     "me": "ann@host:1:0",
     "module": release.load("debian-6.1").module,
     "packaged": False,

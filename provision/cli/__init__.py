@@ -34,6 +34,7 @@ COMMANDS = {
     "exec": ("provision.cli.operate:execute", "Run a command on nodes, equal output shown once."),
     "rollback": ("provision.cli.rollback:rollback", "Take back what was done to nodes."),
     "status": ("provision.cli.status:status", "Show what each node runs."),
+    "report": ("provision.cli.report:report", "Write one HTML page about a cluster."),
 }
 
 

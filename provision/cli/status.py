@@ -64,7 +64,7 @@ def status(
     from provision.ssh import check_access
     from provision.status import as_json, ask, rows
 
-    build = _build(cluster, artifacts)
+    build = build_or_none(cluster, artifacts)
     check_access(cluster.selected)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     found = ask(cluster, build, forks, timeout, debug=debug)
@@ -85,7 +85,7 @@ def status(
         sys.exit(1)
 
 
-def _build(cluster: Cluster, artifacts: Path | None) -> Artifacts | None:
+def build_or_none(cluster: Cluster, artifacts: Path | None) -> Artifacts | None:
     """Return the build to compare with; without one the rest of the table is still true."""
     from provision import artifacts as builds
     from provision.errors import InputError
