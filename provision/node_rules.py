@@ -31,7 +31,7 @@ RULES = {
     "boot-loader": "a boot loader that does not read the entry, or nobody knows which it is",
     "grubenv": "a trial where the boot loader cannot write that it was one",
     "running-cluster": "a restart of one node of a running Kerrighed cluster",
-    "default-entry": "a change of our entry while it is the one booted by default",
+    "default-entry": "a change of our entry, or its kernel, while it is the one booted by default",
     "space": "too little space or too few inodes",
     "clock": "a clock that is more than an hour off",
     "hostname": "a machine that is another node of the cluster by its own name",

@@ -340,6 +340,22 @@ def test_entry_that_boots_by_default_is_never_touched(tmp_path: Path) -> None:
         assert not planned(tmp_path / f"{changed}f", ours, "default-entry", **changed).problems
 
 
+def test_another_kernel_of_the_name_that_boots_by_default(tmp_path: Path) -> None:
+    """Nothing would be left to go back to; a release of its own is put beside it."""
+    menu = planned(tmp_path / "b", some_facts()).changes[-1].wanted.content
+    assert menu is not None
+    kernel = f"/boot/vmlinuz-{RELEASE}"
+    other = Seen(0o100644, 5, "0" * 64)
+    there = replace(some_facts(b"default 1\n" + menu[10:]), files={kernel: other})
+    (problem,) = planned(tmp_path / "c", there).problems
+    assert problem.startswith(f"{kernel}, which its default entry boots, would be replaced")
+    assert "--set LOCALVERSION=" in problem and "--force default-entry" in problem
+    assert not planned(tmp_path / "d", there, "default-entry").problems
+    # Not the default, or nothing there yet: an ordinary change.
+    assert not planned(tmp_path / "e", replace(there, texts=some_facts(menu).texts)).problems
+    assert not planned(tmp_path / "f", replace(there, files={})).problems
+
+
 def test_notes_say_what_is_not_covered(tmp_path: Path) -> None:
     two = MENU_LST + b"title Old\nkernel /vmlinuz.old root=/dev/hda1 ro\n"
     for menu, last in ((two, False), (b"default 1\n" + two[10:], True), (MENU_LST, False)):

@@ -346,10 +346,15 @@ CONFIG = "CONFIG_KERRIGHED=y\nCONFIG_KRG_AUTONODEID=y\n"
 
 
 def make_build(
-    directory: Path, *, bulk: int = 0, config: str = CONFIG, vmlinux: bytes = b"not deployed"
+    directory: Path,
+    *,
+    bulk: int = 0,
+    config: str = CONFIG,
+    vmlinux: bytes = b"not deployed",
+    release: str = RELEASE,
 ) -> Path:
     """Write a small build: a kernel, some modules, tools, and ``bulk`` MiB that do not compress."""
-    modules = directory / "lib/modules" / RELEASE
+    modules = directory / "lib/modules" / release
     (modules / "extra").mkdir(parents=True)
     (modules / "kernel/drivers/net").mkdir(parents=True)
     (directory / "tools/bin").mkdir(parents=True)
@@ -371,7 +376,7 @@ def make_build(
     (directory / "tools/lib/libkerrighed.a").write_bytes(b"!<arch>\n")
     artifacts.write_manifest(
         directory,
-        {"release": "kerrighed-test", "arch": "x86_64", "kernel_release": RELEASE,
+        {"release": "kerrighed-test", "arch": "x86_64", "kernel_release": release,
          "build_id": "test1"},
     )  # fmt: skip
     return directory
