@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from provision import boot_entry, evidence
+from provision import boot_entry, deadman, evidence
 from provision.boot_entry import Switch
 from provision.cluster import Node
 from provision.errors import FailedError
@@ -49,10 +49,12 @@ def make(
     kernel_release: str,
     whole_cluster: bool,
     force: Collection[str],
+    alone: int,
 ) -> Boot | None:
     """Return how the node is to be booted; None if it runs as wanted and nothing changes.
 
     :param whole_cluster: all nodes of a running cluster are restarted together.
+    :param alone: how many seconds a trial stays up without being confirmed.
     :raises FailedError: it cannot be booted without harm, or without a way back; says why.
     """
     if boot_entry.loader(facts, node.boot_loader) == "none":
@@ -78,11 +80,15 @@ def make(
     if boot_entry.state(later, kernel_release, node) == "default":
         text = f"restart into {kernel_release}, the default entry; there is no way back from it"
         return Boot("restart", Switch(), (text,))
-    switch = boot_entry.arm(later, kernel_release, node)
+    switch = deadman.arm(later, kernel_release, node, alone)
     against = [str(refusal) for refusal in switch.refusals if refusal.rule not in force]
     if against:
         raise FailedError("; ".join(against))
-    return Boot("trial", switch, tuple(_texts(later, switch, facts, kernel_release)))
+    texts = (
+        *_texts(later, switch, facts, kernel_release),
+        *deadman.texts(facts, switch, node, alone),
+    )
+    return Boot("trial", switch, texts)
 
 
 def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> Iterator[str]:
@@ -92,13 +98,10 @@ def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> I
     )
     wanted = (text_wanted(file.path, file.content, file.mode) for file in switch.texts)
     for change in changes(wanted, later):
-        yield diff(change)
+        # The script is ours and the same everywhere: whole, it would hide the rest.
+        if change.before is None and change.place == deadman.SCRIPT:
+            yield f"add {change.place} ({change.wanted.size:,} bytes)"
+        else:
+            yield diff(change)
     yield from (f"run {command}" for command in switch.runs)
     yield from (f"note: {note}" for note in switch.notes)
-    if node_watchdog(facts) is None:
-        yield "note: there is no watchdog: a hang waits for its power switch"
-
-
-def node_watchdog(facts: Facts) -> str | None:
-    """Return the driver of a node's watchdog, or None where there is none."""
-    return facts.word("watchdog")

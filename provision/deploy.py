@@ -12,13 +12,13 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from provision import boot_entry, boot_plan, evidence, journal, node_packages, node_rules, preflight
 from provision.artifacts import Artifacts, describe_or_none
-from provision.boot import Result
+from provision.boot import Limits, Result
 from provision.boot_plan import Boot
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
 from provision.data import render
@@ -142,6 +142,7 @@ class Target:
     reboot: bool = False
     whole_cluster: bool = False
     packages: tuple[Package, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def paths(self) -> list[str]:
@@ -158,6 +159,7 @@ def target(
     reboot: bool = False,
     whole_cluster: bool = False,
     packages: Path | None = None,
+    limits: Limits | None = None,
 ) -> Target:
     """Check that build and cluster fit together, and that both can be used.
 
@@ -175,7 +177,9 @@ def target(
             hint="name the cluster file with --nodes, without --exclude",
         )
     debs = () if packages is None else node_packages.load(packages, build)
-    return replace(made, reboot=reboot, whole_cluster=whole_cluster, packages=debs)
+    return replace(
+        made, reboot=reboot, whole_cluster=whole_cluster, packages=debs, limits=limits or Limits()
+    )
 
 
 def installed(
@@ -369,6 +373,7 @@ def _planned(target: Target, node: Node, facts: Facts) -> Outcome:
                 kernel_release=target.build.kernel_release,
                 whole_cluster=target.whole_cluster,
                 force=target.force,
+                alone=target.limits.alone,
             )
         except FailedError as error:
             return Outcome(node, "failed", plan, facts, error.message, error.hint)

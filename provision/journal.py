@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grub import legacy
-from provision import boot_entry, node_packages
+from provision import boot_entry, deadman, node_packages
 from provision.boot_entry import MENU
 from provision.cluster import Node
 from provision.errors import FailedError
@@ -44,8 +44,14 @@ _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
 _TOKEN = re.compile(r"absent|(?:file|link):[0-9a-f]{64}")
 _STATES = ("begun", "done", "rolled-back")
 _WORD = re.compile(r"[a-z_]{1,32}")
-# What undoes a command that a run had to give besides moving files.
-_UNDONE_BY = {"update-rc.d kerrighed defaults": "update-rc.d -f kerrighed remove"}
+# What undoes a command that a run had to give besides moving files, and the script it is about.
+_UNDONE_BY = {
+    "update-rc.d kerrighed defaults": (
+        "update-rc.d -f kerrighed remove",
+        "/etc/init.d/kerrighed",
+    ),
+    **{start: (end, deadman.SCRIPT) for start, end in deadman.STARTS.values()},
+}
 
 
 @dataclass(frozen=True)
@@ -358,11 +364,12 @@ def _undoing(runs: Sequence[Journal], found: Mapping[str, _Former]) -> tuple[str
 
     Whether the script is still there or an interrupted rollback has removed it already.
     """
-    script = found.get("/etc/init.d/kerrighed")
-    if script is None or script.line.before != ABSENT:
-        return ()
-    ran = [command for journal in runs for command in journal.about.get("ran", ())]
-    return tuple(dict.fromkeys(_UNDONE_BY[command] for command in ran if command in _UNDONE_BY))
+    undone = []
+    for command in [command for journal in runs for command in journal.about.get("ran", ())]:
+        undo, path = _UNDONE_BY.get(command, ("", ""))
+        if path in found and found[path].line.before == ABSENT:
+            undone.append(undo)
+    return tuple(dict.fromkeys(undone))
 
 
 def _loader_changed(found: Mapping[str, _Former], facts: Facts) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import IO
 
-from provision import boot_entry, boot_facts
+from provision import boot_entry, boot_facts, deadman
 from provision import facts as _facts
 from provision.data import render
 from provision.errors import FailedError
@@ -24,6 +24,7 @@ TEXTS = (
     "/etc/default/kerrighed",
     "/etc/init.d/kerrighed",
     *boot_entry.TEXTS,
+    *deadman.TEXTS,
 )
 # Read or asked for by what is decided here, never written: a plan holds as long as they stay.
 READS = (
@@ -39,6 +40,7 @@ _DPKG_STATUS = "/var/lib/dpkg/status"
 _STAGE = ".krg-provision-"
 _STAGE_AREAS = (
     "/boot", "/boot/grub", "/boot/grub2", *(name for name in AREAS if name != "/etc"), JOURNALS,
+    deadman.STATE,
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ VALUES = {
     "also": "/boot/grub/default",
     "areas": ("/boot", "/etc"),
     "boot_id": "0",
+    "clear": True,
     "checks": ["dpkg --dry-run -i /x.deb"],
     "closes": ["20260101T000000Z-0"],
     "date": "20260101T000000Z",
@@ -36,6 +37,7 @@ VALUES = {
     "me": "ann@host:1:0",
     "packaged": False,
     "patience": 120,
+    "path": "/sbin:/bin",
     "pattern": "2[.]6[.]20-krg",
     "places": "/boot /etc",
     "prunes": ["20250101T000000Z-0"],
@@ -46,10 +48,13 @@ VALUES = {
     "stage": ".krg-provision-0",
     "staged_tree": "/lib/modules/.krg-provision-0/x",
     "stages": "/boot/.krg-provision-* /etc/.krg-provision-*",
+    "state": "/var/lib/krg-provision",
+    "sysrq": "/proc/sysrq-trigger",
     "texts": "/etc/kerrighed_nodes /boot/grub/menu.lst",
     "token": "0",
     "tops": "/boot /etc",
     "tree": "/lib/modules/x",
+    "watchdog": "/dev/watchdog",
     "whole": True,
 }
 
@@ -118,6 +123,7 @@ def test_script_made_from_a_template(name: str, running: bool, tmp_path: Path) -
             "prunes": [],
             "whole": False,
             "checks": [],
+            "clear": False,
             "first": [],
             "dpkg": False,
         }

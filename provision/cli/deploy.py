@@ -182,10 +182,9 @@ def deploy(
         reboot=reboot,
         whole_cluster=whole_cluster,
         packages=packages,
+        limits=Limits(boot_timeout, prove_timeout),
     )
-    way = Way(
-        _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
-    )
+    way = Way(_pace(reboot, canary, wave, max_down, whole_cluster), wanted.limits)
     only = _only(cluster, retry_failed, whole_cluster)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     with contextlib.ExitStack() as stack:
