@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from provision import boot_entry, deadman, evidence
+from provision import boot_entry, boot_plan, deadman, evidence
 from provision.boot_entry import Switch
 from provision.cluster import Cluster, Node
 from provision.data import render
@@ -25,7 +25,7 @@ from provision.evidence import Evidence
 from provision.facts import Facts
 from provision.fleet import ClosedError
 from provision.node import Session
-from provision.plan import Plan, changes, made_from, text_wanted
+from provision.plan import Plan, changes, made_from
 
 # Lines of a kernel's log that are shown.
 LOG_LINES = 20
@@ -121,10 +121,9 @@ def _seconds(text: str | None) -> float | None:
 
 def switch_plan(node: Node, switch: Switch, facts: Facts) -> Plan:
     """Return the plan that carries out a change of what is booted."""
-    texts = tuple(text_wanted(file.path, file.content, file.mode) for file in switch.texts)
     return Plan(
         node.name,
-        changes(texts, facts),
+        changes(map(boot_plan.wanted, switch.texts), facts),
         switch.runs,
         notes=switch.notes,
         made_from=made_from(facts),

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from provision import boot_entry, deadman, evidence
-from provision.boot_entry import Switch
+from provision.boot_entry import File, Switch
 from provision.cluster import Node
 from provision.errors import FailedError
 from provision.facts import Facts, Text
-from provision.plan import Plan, changes, diff, text_wanted
+from provision.plan import Plan, Wanted, changes, diff, text_wanted
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Boot:
     action: str
     switch: Switch
     texts: tuple[str, ...]
+
+
+def wanted(file: File) -> Wanted:
+    """Return a switch's file as plans have it."""
+    if file.target is None:
+        return text_wanted(file.path, file.content, file.mode)
+    digest = hashlib.sha256(b"").hexdigest()
+    return Wanted(file.path, digest, 0, file.mode, target=file.target)
 
 
 def after(plan: Plan, facts: Facts) -> Facts:
@@ -96,10 +105,11 @@ def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> I
         f"restart once into {kernel_release}; back to {facts.word('kernel')} at the next start "
         "unless it proves itself, then it becomes the default"
     )
-    wanted = (text_wanted(file.path, file.content, file.mode) for file in switch.texts)
-    for change in changes(wanted, later):
+    for change in changes(map(wanted, switch.texts), later):
+        if change.wanted.target is not None:
+            yield f"add {change.place} -> {change.wanted.target}"
         # The script is ours and the same everywhere: whole, it would hide the rest.
-        if change.before is None and change.place == deadman.SCRIPT:
+        elif change.before is None and change.place == deadman.SCRIPT:
             yield f"add {change.place} ({change.wanted.size:,} bytes)"
         else:
             yield diff(change)

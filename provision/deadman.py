@@ -38,13 +38,10 @@ UNIT = f"/etc/systemd/system/{NAME}.service"
 WANTED = f"/etc/systemd/system/sysinit.target.wants/{NAME}.service"
 # What a node has to say whole for this: node.TEXTS has them all.
 TEXTS = (SCRIPT, UNIT, ORDER, *RECORDS)
-# What has init start it, by the kind of init, and what undoes that.
-STARTS = {
-    # Before the scripts that load modules, among them Kerrighed's. Versions of update-rc.d that
-    # read the script's head leave the number out.
-    "rc.d": (f"update-rc.d {NAME} defaults 01", f"update-rc.d -f {NAME} remove"),
-    "systemd": (f"systemctl enable {NAME}.service", f"rm -f {WANTED}"),
-}
+# What has init start it before the scripts that load modules, among them Kerrighed's, and what
+# undoes that. Versions of update-rc.d that read the script's head leave the number out.
+START = f"update-rc.d {NAME} defaults 01"
+START_UNDONE_BY = f"update-rc.d -f {NAME} remove"
 # Seconds for a restart in order, and lines of the kernel's log that are kept.
 PATIENCE = 120
 LOG_LINES = 200
@@ -98,12 +95,16 @@ def arm(facts: Facts, kernel_release: str, node: Node, seconds: int) -> Switch:
     if how is None:
         return switch
     texts = [File(SCRIPT, script().encode(), 0o755)]
+    runs = switch.runs
     if how == "systemd":
         texts.append(File(UNIT, render("trial.service.j2", script=SCRIPT).encode(), 0o644))
+        # Not by "systemctl enable": for a script in /etc/init.d that calls update-rc.d, too.
+        if WANTED not in facts.has:
+            texts.append(File(WANTED, b"", 0o777, f"../{NAME}.service"))
+    elif not any(map(_is_link, facts.has)):
+        runs = (START, *runs)
     texts.append(File(ORDER, order(kernel_release, seconds, node.watchdog), 0o644))
-    there = WANTED in facts.has if how == "systemd" else any(map(_is_link, facts.has))
-    runs = () if there else (STARTS[how][0],)
-    return replace(switch, texts=(*texts, *switch.texts), runs=(*runs, *switch.runs))
+    return replace(switch, texts=(*texts, *switch.texts), runs=runs)
 
 
 def waits(switch: Switch) -> bool:

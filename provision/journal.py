@@ -50,7 +50,7 @@ _UNDONE_BY = {
         "update-rc.d -f kerrighed remove",
         "/etc/init.d/kerrighed",
     ),
-    **{start: (end, deadman.SCRIPT) for start, end in deadman.STARTS.values()},
+    deadman.START: (deadman.START_UNDONE_BY, deadman.SCRIPT),
 }
 
 

@@ -22,7 +22,7 @@ from provision.boot import Limits
 from provision.cluster_rules import Node
 from provision.data import render
 from provision.facts import Facts, Text
-from provision.plan import JOURNALS, Plan
+from provision.plan import Plan
 
 KERNEL = "2.6.20-krg"
 SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
@@ -356,7 +356,7 @@ LINK = "/etc/rc2.d/S01krg-provision-trial"
         ({"init": "sysv", "tool": "update-rc.d"}, (LINK,), None),
         ({"init": "unknown", "tool": "update-rc.d"}, (), "update-rc.d krg-provision-trial"),
         ({"init": "upstart 0.3.9", "tool": "update-rc.d"}, (), "update-rc.d krg-provision-trial"),
-        ({"init": "systemd 252"}, (), "systemctl enable krg-provision-trial.service"),
+        ({"init": "systemd 252"}, (), None),
         ({"init": "systemd 252"}, (deadman.WANTED,), None),
     ],
 )
@@ -368,7 +368,9 @@ def test_what_init_starts(words: dict[str, str], has: tuple[str, ...], expect: s
     assert max(map(paths.index, (deadman.SCRIPT, deadman.ORDER))) < paths.index(
         "/boot/grub/menu.lst"
     )
-    assert (deadman.UNIT in paths) == words["init"].startswith("systemd")
+    systemd = words["init"].startswith("systemd")
+    assert (deadman.UNIT in paths) == systemd
+    assert (deadman.WANTED in paths) == (systemd and deadman.WANTED not in has)
     assert [run for run in boot.switch.runs if expect and run.startswith(expect)] == list(
         boot.switch.runs
     )
@@ -429,17 +431,14 @@ def test_how_a_trial_ended() -> None:
 
 def test_a_rollback_undoes_what_has_init_start_it() -> None:
     name = "20260101T000000Z-" + "0" * 16
-    for start, end in deadman.STARTS.values():
-        about = f"state done\ncommand boot\nran {start}\nnumber 1\n"
-        paths = [(deadman.SCRIPT, "a"), (deadman.ORDER, "b")]
-        lines = "".join(f"path absent - - - file:{d * 64} no {p}\n" for p, d in paths)
-        node = replace(
-            facts(), blobs={f"journal {name}": (about + lines).encode()}, words={"uid": "0"}
-        )
-        plan = journal.rollback(NODE, node)
-        # Even where the files themselves have gone.
-        assert plan.runs == (end,) and not plan.problems
-        assert plan.closes == (name,) and JOURNALS
+    about = f"state done\ncommand boot\nran {deadman.START}\nnumber 1\n"
+    paths = [(deadman.SCRIPT, "a"), (deadman.ORDER, "b")]
+    lines = "".join(f"path absent - - - file:{d * 64} no {p}\n" for p, d in paths)
+    node = replace(facts(), blobs={f"journal {name}": (about + lines).encode()}, words={"uid": "0"})
+    plan = journal.rollback(NODE, node)
+    # Even where the files themselves have gone.
+    assert plan.runs == (deadman.START_UNDONE_BY,) and not plan.problems
+    assert plan.closes == (name,)
 
 
 def test_how_long_a_trial_stays_up() -> None:
