@@ -307,6 +307,7 @@ def judge(doors: Doors, what: Trial, node: Node, now: Facts, date: str, step: St
         back, last = wait(doors, node, now, what.limits, marked=False)
         if back is None:
             return Result("down", found, f"was not confirmed in time; did not come back ({last})")
+        step("fell back")
         return _fell_back(doors, what, node, back, date)
     except FailedError as error:
         return Result(

@@ -14,15 +14,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from provision import boot, boot_plan, deadman, journal
 from provision.boot import Limits
-from provision.cluster_rules import Node
+from provision.cluster_rules import Cluster, Node
 from provision.data import render
 from provision.facts import Facts, Text
 from provision.plan import Plan
+from provision.ssh import Output
 
 KERNEL = "2.6.20-krg"
 SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
@@ -445,3 +447,69 @@ def test_how_long_a_trial_stays_up() -> None:
     assert Limits().alone == 450
     assert Limits(1e9).alone == 99_999
     assert boot.Limits(20, 2).alone == 26
+
+
+class Sessions:
+    """Answers a node gives, in their order: facts, or what a script prints."""
+
+    def __init__(self, *answers: Facts | bytes) -> None:
+        self.answers = list(answers)
+        self.applied: list[Plan] = []
+
+    def again(self, node: Node) -> Sessions:
+        return self
+
+    def pause(self, seconds: float) -> None:
+        pass
+
+    def __enter__(self) -> Sessions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def facts(self, *_: object, **__: object) -> Facts:
+        answer = self.answers.pop(0)
+        assert isinstance(answer, Facts)
+        return answer
+
+    def run(self, *_: object, **__: object) -> Output:
+        answer = self.answers.pop(0)
+        assert isinstance(answer, bytes)
+        return Output(0, answer, b"")
+
+    def apply(self, plan: Plan, *_: object) -> None:
+        self.applied.append(plan)
+
+
+def judged(doors: Sessions, now: Facts) -> tuple[boot.Result, list[str]]:
+    cluster = Cluster(1, 1, (NODE,))
+    steps: list[str] = []
+    trial = boot.Trial(cluster, KERNEL, "", Limits(1, 1))
+    watched = replace(NODE, watchdog=True)
+    result = boot.judge(cast(boot.Doors, doors), trial, watched, now, "x", steps.append)
+    return result, steps
+
+
+def test_confirmed_too_late() -> None:
+    up = facts((), kernel=KERNEL, cmdline="session_id=1 node_id=1")
+    down = replace(up, words={**up.words, "kernel": "old", "boot_id": "2"})
+    path = f"{deadman.ORDER}-back"
+    record = text(deadman.order(KERNEL, 3, True), path)
+    down = replace(down, texts={**down.texts, path: record})
+    doors = Sessions(b"gave up\n", up, down, b"a log\n", b"none\n", down)
+    result, steps = judged(doors, up)
+    assert (result.state, result.log) == ("fell back", ("a log",))
+    assert "came back with old instead of 2.6.20-krg, by itself after 3 s" in str(result.error)
+    assert steps == ["up", "not confirmed in time", "fell back"]
+    # The entry was not made the default.
+    assert not doors.applied and not doors.answers
+
+
+@pytest.mark.parametrize(("said", "heard"), [(b"confirmed\n", True), (b"confirmed fed\n", False)])
+def test_a_watchdog_that_was_asked_for_and_is_none(said: bytes, heard: bool) -> None:
+    up = facts((), kernel=KERNEL, cmdline="session_id=1 node_id=1")
+    doors = Sessions(said, up)
+    result, steps = judged(doors, up)
+    assert result.state == "booted" and len(doors.applied) == 1
+    assert any("watchdog could not be used" in step for step in steps) is heard
