@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.FloatRange(1, 86400),
     metavar="SECONDS",
-    help="How long a node may take to come back.",
+    help="How long a node may take to come back; one that nobody reaches restarts itself later.",
 )
 @click.option(
     "--prove-timeout",
