@@ -44,7 +44,7 @@ def _hang(lab: Lab, node: LabNode) -> None:
 
 
 def _freeze(lab: Lab, node: LabNode) -> None:
-    # Newer kernels end the program at the instruction that turns interrupts off.
+    # Newer kernels do not turn interrupts off for a program, which says so and ends.
     try:
         result = agent.run(lab.path(node), "lab-freeze", 10.0)
     except agent.SilentError:

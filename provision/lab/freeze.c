@@ -9,12 +9,19 @@
 
 int main(void)
 {
+	unsigned long flags;
+
 	sync();
 	if (iopl(3)) {
 		perror("iopl");
 		return 1;
 	}
-	__asm__ volatile("cli");
+	/* Later kernels skip the instruction without a word: interrupts are on as before. */
+	__asm__ volatile("cli\n\tpushf\n\tpop %0" : "=r"(flags) : : "memory");
+	if (flags & 0x200) {
+		fprintf(stderr, "interrupts cannot be turned off\n");
+		return 1;
+	}
 	for (;;)
 		__asm__ volatile("");
 }
