@@ -10,12 +10,13 @@ Sources: GRUB 0.97 manual, "Booting fallback systems"; for what is looked at, ev
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from provision import boot_entry, evidence
+from provision import boot_entry, boot_plan, deadman, evidence
 from provision.boot_entry import Switch
 from provision.cluster import Cluster, Node
 from provision.data import render
@@ -25,7 +26,7 @@ from provision.facts import Facts
 from provision.fleet import ClosedError
 from provision.module import Module
 from provision.node import Session
-from provision.plan import Plan, changes, made_from, text_wanted
+from provision.plan import Plan, changes, made_from
 
 # Lines of a kernel's log that are shown.
 LOG_LINES = 20
@@ -39,6 +40,15 @@ class Limits:
 
     boot: float = 300.0
     module: float = 90.0
+
+    @property
+    def alone(self) -> int:
+        """Return how many seconds a trial stays up without being confirmed.
+
+        Longer than it is waited for, a fifth more for slow sessions: a node that can be reached
+        is to be judged here.
+        """
+        return min(99_999, math.ceil(self.boot * 1.2 + self.module))
 
 
 @dataclass(frozen=True)
@@ -112,14 +122,13 @@ def _seconds(text: str | None) -> float | None:
 
 def switch_plan(node: Node, switch: Switch, facts: Facts) -> Plan:
     """Return the plan that carries out a change of what is booted."""
-    texts = tuple(text_wanted(file.path, file.content, file.mode) for file in switch.texts)
     return Plan(
         node.name,
-        changes(texts, facts),
+        changes(map(boot_plan.wanted, switch.texts), facts),
         switch.runs,
         notes=switch.notes,
         made_from=made_from(facts),
-        about=(("command", "boot"),),
+        about=(("command", "boot"), *(("ran", command) for command in switch.runs)),
     )
 
 
@@ -206,23 +215,37 @@ def _log(doors: Doors, node: Node, template: str, kernel_release: str) -> tuple[
     return tuple(output.out.decode("utf-8", "replace").splitlines()[-LOG_LINES:])
 
 
-def _switch(doors: Doors, node: Node, release: str, make: Callable[..., Switch], date: str) -> None:
-    """Carry out ``boot_entry.commit`` or ``disarm`` on the node as it is now."""
+class _GaveUpError(FailedError):
+    """The node did not wait any longer for being confirmed."""
+
+
+def _switch(doors: Doors, node: Node, release: str, make: Callable[..., Switch], date: str) -> str:
+    """Carry out ``boot_entry.commit`` or ``disarm`` on the node as it is now; end its trial first.
+
+    :return: what the node said of its trial.
+    """
     with doors.again(node) as session:
+        # Before the facts: should it change its mind after them, nothing is done.
+        said = deadman.settle(session)
+        if said == "gave up" and make is boot_entry.commit:
+            raise _GaveUpError("it is restarting by itself")
         facts = session.facts([], idle=60.0)
         plan = switch_plan(node, make(facts, release, node), facts)
         if not plan.empty:
             session.apply(plan, release, date)
+    return said
 
 
-def _arm(session: Session, node: Node, release: str, planned: Switch, date: str) -> Facts:
+def _arm(session: Session, node: Node, what: Trial, planned: Switch, date: str) -> Facts:
     """Arm the entry exactly as it was planned; return the facts from before the restart.
 
     :raises FailedError: the boot loader's files are not what the plan was made from.
     """
+    release = what.kernel_release
+    deadman.clear(session)
     facts = session.facts([], running=True, idle=60.0)
     if boot_entry.state(facts, release, node) != "default":
-        switch = boot_entry.arm(facts, release, node)
+        switch = deadman.arm(facts, release, node, what.limits.alone)
         if (switch.texts, switch.runs) != (planned.texts, planned.runs):
             raise FailedError(
                 "the boot loader's files were changed since the plan was made",
@@ -241,22 +264,28 @@ def trial(doors: Doors, what: Trial, node: Node, planned: Switch, date: str, ste
     :param step: takes a word for each step: rebooting, up, committed, ...
     :return: what came of it; a node that cannot be reached is a result, not an error.
     """
-    release = what.kernel_release
     try:
         with doors.again(node) as session:
-            before = _arm(session, node, release, planned, date)
+            before = _arm(session, node, what, planned, date)
             step("restarting")
             marked = restart(session, before)
     except FailedError as error:
         return Result("failed", error=f"not restarted: {error.message}", hint=error.hint)
-    now, last = wait(doors, node, before, what.limits, marked=marked)
+    limits, waited = what.limits, what.limits.boot
+    now, last = wait(doors, node, before, limits, marked=marked)
+    if now is None and deadman.waits(planned):
+        # Its time began at most that long ago, and the way back is one more boot.
+        longer = replace(limits, boot=limits.alone + limits.boot)
+        step(f"not reached; it should come back by itself within {longer.boot:g} s")
+        waited += longer.boot
+        now, last = wait(doors, node, before, longer, marked=marked)
     if now is None:
         return Result(
             "down",
-            error=f"did not come back within {what.limits.boot:g} s ({last})",
+            error=f"did not come back within {waited:g} s ({last})",
             hint=last.hint
-            or "a hang is not covered by the way back: restart it by its power switch; it then "
-            "boots the entry that was the default before",
+            or "such a hang is not covered by the way back: restart it by its power switch; it "
+            "then boots the entry that was the default before",
         )
     return judge(doors, what, node, now, date, step)
 
@@ -273,7 +302,14 @@ def judge(doors: Doors, what: Trial, node: Node, now: Facts, date: str, step: St
         step("unproven")
         return _unproven(doors, what, node, found, date, step)
     try:
-        _switch(doors, node, release, boot_entry.commit, date)
+        said = _switch(doors, node, release, boot_entry.commit, date)
+    except _GaveUpError:
+        step("not confirmed in time")
+        back, last = wait(doors, node, now, what.limits, marked=False)
+        if back is None:
+            return Result("down", found, f"was not confirmed in time; did not come back ({last})")
+        step("fell back")
+        return _fell_back(doors, what, node, back, date)
     except FailedError as error:
         return Result(
             "unproven",
@@ -282,20 +318,26 @@ def judge(doors: Doors, what: Trial, node: Node, now: Facts, date: str, step: St
             hint="run deploy again",
         )
     step("committed")
+    if node.watchdog and said == "confirmed":
+        step("its watchdog could not be used: there is none, or no driver of it is loaded")
     return Result("booted", found)
 
 
 def _fell_back(doors: Doors, what: Trial, node: Node, now: Facts, date: str) -> Result:
     log = _log(doors, node, "last_boot.sh.j2", what.kernel_release)
-    also = ""
+    how = deadman.ended(now, what.kernel_release)
+    also = f", {how}" if how.startswith("by itself") else f"; {how}" if how else ""
+    hint = None if log else "no log of that boot was left on it: look at its console"
+    if deadman.gave_up(now, what.kernel_release) is not None:
+        hint = "look at its network card, its name and its driver, and at its SSH server"
     try:
         _switch(doors, node, what.kernel_release, boot_entry.disarm, date)
     except FailedError as error:
-        also = f"; and its boot loader could not be set back: {error.message}"
+        also += f"; and its boot loader could not be set back: {error.message}"
     return Result(
         "fell back",
         error=f"came back with {now.word('kernel')} instead of {what.kernel_release}{also}",
-        hint=None if log else "no log of that boot was left on it: look at its console",
+        hint=hint,
         log=log,
     )
 

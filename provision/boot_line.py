@@ -23,11 +23,15 @@ PANIC_SECONDS = 10
 
 @dataclass(frozen=True)
 class File:
-    """A boot loader's file as it shall be; ``mode`` is for one that is not there yet."""
+    """A boot loader's file as it shall be; ``mode`` is for one that is not there yet.
+
+    With ``target`` it is a link to that, known not to be there.
+    """
 
     path: str
     content: bytes
     mode: int
+    target: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from provision import boot_entry, evidence
-from provision.boot_entry import Switch
+from provision import boot_entry, deadman, evidence
+from provision.boot_entry import File, Switch
 from provision.cluster import Node
 from provision.errors import FailedError
 from provision.facts import Facts, Text
-from provision.plan import Plan, changes, diff, text_wanted
+from provision.plan import Plan, Wanted, changes, diff, text_wanted
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Boot:
     action: str
     switch: Switch
     texts: tuple[str, ...]
+
+
+def wanted(file: File) -> Wanted:
+    """Return a switch's file as plans have it."""
+    if file.target is None:
+        return text_wanted(file.path, file.content, file.mode)
+    digest = hashlib.sha256(b"").hexdigest()
+    return Wanted(file.path, digest, 0, file.mode, target=file.target)
 
 
 def after(plan: Plan, facts: Facts) -> Facts:
@@ -49,10 +58,12 @@ def make(
     kernel_release: str,
     whole_cluster: bool,
     force: Collection[str],
+    alone: int,
 ) -> Boot | None:
     """Return how the node is to be booted; None if it runs as wanted and nothing changes.
 
     :param whole_cluster: all nodes of a running cluster are restarted together.
+    :param alone: how many seconds a trial stays up without being confirmed.
     :raises FailedError: it cannot be booted without harm, or without a way back; says why.
     """
     if boot_entry.loader(facts, node.boot_loader) == "none":
@@ -78,11 +89,15 @@ def make(
     if boot_entry.state(later, kernel_release, node) == "default":
         text = f"restart into {kernel_release}, the default entry; there is no way back from it"
         return Boot("restart", Switch(), (text,))
-    switch = boot_entry.arm(later, kernel_release, node)
+    switch = deadman.arm(later, kernel_release, node, alone)
     against = [str(refusal) for refusal in switch.refusals if refusal.rule not in force]
     if against:
         raise FailedError("; ".join(against))
-    return Boot("trial", switch, tuple(_texts(later, switch, facts, kernel_release)))
+    texts = (
+        *_texts(later, switch, facts, kernel_release),
+        *deadman.texts(facts, switch, node, alone),
+    )
+    return Boot("trial", switch, texts)
 
 
 def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> Iterator[str]:
@@ -90,15 +105,13 @@ def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> I
         f"restart once into {kernel_release}; back to {facts.word('kernel')} at the next start "
         "unless it proves itself, then it becomes the default"
     )
-    wanted = (text_wanted(file.path, file.content, file.mode) for file in switch.texts)
-    for change in changes(wanted, later):
-        yield diff(change)
+    for change in changes(map(wanted, switch.texts), later):
+        if change.wanted.target is not None:
+            yield f"add {change.place} -> {change.wanted.target}"
+        # The script is ours and the same everywhere: whole, it would hide the rest.
+        elif change.before is None and change.place == deadman.SCRIPT:
+            yield f"add {change.place} ({change.wanted.size:,} bytes)"
+        else:
+            yield diff(change)
     yield from (f"run {command}" for command in switch.runs)
     yield from (f"note: {note}" for note in switch.notes)
-    if node_watchdog(facts) is None:
-        yield "note: there is no watchdog: a hang waits for its power switch"
-
-
-def node_watchdog(facts: Facts) -> str | None:
-    """Return the driver of a node's watchdog, or None where there is none."""
-    return facts.word("watchdog")

@@ -38,6 +38,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # IFNAMSIZ - 1
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _ARGUMENT = re.compile(r"[A-Za-z0-9_.,:/=+@%-]{1,200}")
 _ROOT = re.compile(r"/dev/[A-Za-z0-9/_-]{1,60}")
+_MODULE = re.compile(r"(?!(?:yes|no|true|false|on|off|auto|none)$)[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _LOGIN = re.compile(
     r"(?:(?P<user>[^@]+)@)?(?P<host>[^@:\[\]]+|\[[^\[\]]+\])(?::(?P<port>[0-9]{1,5}))?"
@@ -68,6 +69,7 @@ class Node:
     entry, ``drop`` names arguments of the current entry that the new one does not take over,
     ``append`` is added to it. ``sudo`` says how a user other than root becomes root;
     ``old_ssh`` talks to an OpenSSH older than 7.2, which knows RSA keys with SHA-1 only.
+    ``watchdog`` is whether a trial boot may use one, or the module that drives it.
     ``where`` is the file and line that say so, for messages.
     """
 
@@ -85,7 +87,7 @@ class Node:
     drop: tuple[str, ...] = ()
     boot_loader: str = "auto"
     sudo: str = "no password"
-    watchdog: bool = False
+    watchdog: bool | str = False
     old_ssh: bool = False
     where: str = field(default="", compare=False)
 
@@ -254,6 +256,11 @@ def check_node(node: Node, report: Report, line_of: Callable[[str], int | None])
             "boot_loader",
             node.boot_loader in BOOT_LOADERS,
             f"boot_loader {node.boot_loader!r} is none of {', '.join(BOOT_LOADERS)}",
+        ),
+        (
+            "watchdog",
+            isinstance(node.watchdog, bool) or _MODULE.fullmatch(node.watchdog),
+            f"watchdog must be true or false, or a kernel module's name, not {node.watchdog!r}",
         ),
         (
             "sudo",

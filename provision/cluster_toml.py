@@ -185,6 +185,15 @@ def _jump(table: _Table, base: tuple[Login, ...] | None) -> tuple[Login, ...] | 
     return tuple(found)
 
 
+def _watchdog(table: _Table, base: bool | str) -> bool | str:
+    """Return true, false, or the name of the module that drives it."""
+    value = table.get("watchdog", object, base)
+    if isinstance(value, bool | str):
+        return value
+    table.report("watchdog", "watchdog must be true or false, or a kernel module's name")
+    return base
+
+
 def _fill(path: Path, table: _Table, base: Node) -> Node:
     """Return ``base`` with the values that may stand in [defaults] and in [[node]] alike."""
     append, drop = table.words("append", "[ \t]"), table.words("drop", "[ \t]")
@@ -201,7 +210,7 @@ def _fill(path: Path, table: _Table, base: Node) -> Node:
         drop=base.drop if drop is None else drop,
         boot_loader=table.get("boot_loader", str, base.boot_loader),
         sudo=table.get("sudo", str, base.sudo),
-        watchdog=table.get("watchdog", bool, base.watchdog),
+        watchdog=_watchdog(table, base.watchdog),
         old_ssh=table.get("old_ssh", bool, base.old_ssh),
     )
 

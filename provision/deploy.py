@@ -8,11 +8,9 @@ do is in preflight.py, the boot entry in boot_entry.py.
 from __future__ import annotations
 
 import functools
-import posixpath
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +25,10 @@ from provision import (
     node_rules,
     preflight,
 )
-from provision.artifacts import Artifacts, describe_or_none
-from provision.boot import Result
+from provision.artifacts import Artifacts
+from provision.boot import Limits, Result
 from provision.boot_plan import Boot
+from provision.build_files import build_files
 from provision.cluster import Cluster, Node, check_against_kernel, has_autonodeid
 from provision.disk_rules import Drivers
 from provision.errors import FailedError, InputError, KrgError
@@ -45,7 +44,6 @@ from provision.plan import (
     as_plan_json,
     changes,
     fold,
-    is_safe_path,
     lack_of_space,
     made_from,
     obstacles,
@@ -58,81 +56,6 @@ from provision.steps import Note, Planned, Sent, Step, Tell
 from provision.unchanged import Memory
 
 # --- what a node shall have ---------------------------------------------------------------
-
-
-def build_files(build: Artifacts) -> tuple[Wanted, ...]:
-    """Return the files of a build as they shall lie on a node: modules, tools, then /boot.
-
-    :raises InputError: the build is damaged, incomplete, or has names that cannot be handled.
-    """
-    release = build.kernel_release
-    if not isinstance(release, str) or not re.fullmatch(
-        r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", release
-    ):
-        raise InputError(f"{build.directory}: {release!r} is not a kernel release")
-    modules = f"lib/modules/{release}/"
-    # They lead to the tree the kernel was built in, which no node has.
-    skipped = {modules + "build", modules + "source"}
-    named = [
-        (f"/{name}", name)
-        for name in build.files
-        if name.startswith(modules) and name not in skipped
-    ]
-    named += [
-        (f"/usr/local/{name.removeprefix('tools/')}", name)
-        for name in build.files
-        if name.startswith("tools/")
-    ]
-    named += [(f"/boot/{n}-{release}", n) for n in ("System.map", "config", "vmlinuz")]
-    for path, name in named:
-        if name not in build.files:
-            raise InputError(f"{build.directory}: the build has no {name}")
-        if not is_safe_path(path):
-            raise InputError(f"{build.directory}: cannot deploy a file named {name!r}")
-    _check_links(build, named, f"/{modules}")
-    damaged = [n for _, n in named if describe_or_none(build.path(n)) != build.files[n]]
-    if damaged:
-        raise InputError(
-            f"{build.path(damaged[0])} is not what the build made ({len(damaged)} files differ)",
-            hint="build again: krg-provision build-kernel",
-        )
-    return tuple(_from_build(build, path, name) for path, name in named)
-
-
-def _check_links(build: Artifacts, named: Sequence[tuple[str, str]], modules: str) -> None:
-    """Refuse links that lead out of the build's own directories, and files below a link.
-
-    A node's root would write through them wherever they point.
-    """
-    links = {path for path, name in named if build.files[name].target is not None}
-    for path, name in named:
-        target = build.files[name].target
-        if target is not None:
-            text = str(target)
-            place = posixpath.normpath(posixpath.join(posixpath.dirname(path), text))
-            area = next((a for a in (modules, "/usr/local/") if path.startswith(a)), None)
-            inside = area is not None and f"{place}/".startswith(area)
-            if not text or text.startswith("/") or not text.isprintable() or not inside:
-                raise InputError(
-                    f"{build.directory}: the link {name} leads to {target!r}, out of its place",
-                    hint="build again: krg-provision build-kernel",
-                )
-        parts = path.split("/")
-        above = {"/".join(parts[:count]) for count in range(2, len(parts))}
-        if above & links:
-            raise InputError(
-                f"{build.directory}: {name} is below {(above & links).pop()}, which is a link",
-                hint="build again: krg-provision build-kernel",
-            )
-
-
-def _from_build(build: Artifacts, path: str, name: str) -> Wanted:
-    entry = build.files[name]
-    # The builder's umask is no business of the nodes.
-    mode = 0o755 if entry.mode & 0o111 else 0o644
-    if entry.target is not None:
-        return Wanted(path, entry.sha256, entry.size, 0o777, target=entry.target)
-    return Wanted(path, entry.sha256, entry.size, mode, source=build.path(name))
 
 
 @dataclass(frozen=True)
@@ -152,6 +75,7 @@ class Target:
     reboot: bool = False
     whole_cluster: bool = False
     packages: tuple[Package, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def module(self) -> Module | None:
@@ -173,6 +97,7 @@ def target(
     reboot: bool = False,
     whole_cluster: bool = False,
     packages: Path | None = None,
+    limits: Limits | None = None,
 ) -> Target:
     """Check that build and cluster fit together, and that both can be used.
 
@@ -190,7 +115,9 @@ def target(
             hint="name the cluster file with --nodes, without --exclude",
         )
     debs = () if packages is None else node_packages.load(packages, build)
-    return replace(made, reboot=reboot, whole_cluster=whole_cluster, packages=debs)
+    return replace(
+        made, reboot=reboot, whole_cluster=whole_cluster, packages=debs, limits=limits or Limits()
+    )
 
 
 def installed(
@@ -372,6 +299,7 @@ def _planned(target: Target, node: Node, facts: Facts) -> Outcome:
                 kernel_release=target.build.kernel_release,
                 whole_cluster=target.whole_cluster,
                 force=target.force,
+                alone=target.limits.alone,
             )
         except FailedError as error:
             return Outcome(node, "failed", plan, facts, error.message, error.hint)

@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grub import legacy
-from provision import boot_entry, boot_grub2, evidence, module_files, node_packages
+from provision import (
+    boot_entry,
+    boot_grub2,
+    deadman,
+    evidence,
+    module_files,
+    node_packages,
+)
 from provision.boot_entry import MENU
 from provision.cluster import Node
 from provision.errors import FailedError
@@ -357,9 +364,12 @@ def _undoing(runs: Sequence[Journal], found: Mapping[str, _Former]) -> tuple[str
     Whether the script is still there or an interrupted rollback has removed it already.
     """
     ran = [command for journal in runs for command in journal.about.get("ran", ())]
+    undone_by = module_files.disable(ran)
+    if deadman.START in ran:
+        undone_by[deadman.SCRIPT] = deadman.START_UNDONE_BY
     return tuple(
         command
-        for path, command in module_files.disable(ran).items()
+        for path, command in undone_by.items()
         if (script := found.get(path)) and script.line.before == ABSENT
     )
 

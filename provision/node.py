@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from provision import boot_entry, boot_facts
+from provision import boot_entry, boot_facts, deadman
 from provision import facts as _facts
 from provision import module as modules
 from provision.data import render
@@ -34,6 +34,7 @@ _DPKG_STATUS = "/var/lib/dpkg/status"
 _STAGE = ".krg-provision-"
 _STAGE_AREAS = (
     "/boot", "/boot/grub", "/boot/grub2", *(name for name in AREAS if name != "/etc"), JOURNALS,
+    deadman.STATE,
 )  # fmt: skip
 
 
@@ -108,7 +109,7 @@ class Session(Shell):
         mark = "krg-" + secrets.token_hex(16)
         dpkg = packages or journals
         module = module or modules.kerrighed()
-        texts = (*module.texts, *boot_entry.TEXTS)
+        texts = (*module.texts, *boot_entry.TEXTS, *deadman.TEXTS)
         also = [path for path in READS if path not in texts]
         script = render(
             "facts.sh.j2",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kconfig.finding import SEVERITIES, Finding
-from provision import __version__, drawing, evidence, journal, operate, timeline
+from provision import __version__, drawing, journal, operate, timeline
 from provision.artifacts import Artifacts
 from provision.cluster import Cluster, Node
 from provision.data import render_html
@@ -191,11 +191,11 @@ def make(
     :param config: of the build.
     """
     release = None if build is None else build.kernel_release
-    module = evidence.has_module(config)
+    module = None if build is None else build.module
     proof: tuple[Evidence, ...] = ()
     if release is not None:
         facts = {answer.status.node.name: answer.facts for answer in answers}
-        proof = operate.prove(cluster, release, config, facts)
+        proof = operate.prove(cluster, release, module, facts)
     nodes = []
     for answer in answers:
         status = answer.status
@@ -203,7 +203,7 @@ def make(
         nodes.append(
             NodeReport(
                 status.node,
-                state_of(status, release, module=module),
+                state_of(status, release, module=module is not None),
                 status,
                 timeline.boot(log, moments.get(status.node.name, ()), answer.asked),
                 log,

@@ -262,11 +262,15 @@ drop = ["splash"]
 append = ["noapic", "console=ttyS0"]
 boot_loader = "none"
 watchdog = false
+[[node]]
+name = "c"
+id = 3
+watchdog = "iTCO_wdt"
 """
 
 
 def test_keys_for_logging_in_and_for_the_boot_entry() -> None:
-    one, two = toml(MORE).nodes
+    one, two, three = toml(MORE).nodes
     assert one.jump is not None and [str(hop) for hop in one.jump] == [
         "admin@gate:2222",
         "[fe80::1]",
@@ -283,6 +287,7 @@ def test_keys_for_logging_in_and_for_the_boot_entry() -> None:
         ("splash",),
         ("noapic", "console=ttyS0"),
     )
+    assert three.watchdog == "iTCO_wdt"
     assert (two.boot_loader, two.watchdog, two.where) == ("none", False, "/c/cluster.toml:11")
 
 
@@ -299,6 +304,8 @@ def test_keys_for_logging_in_and_for_the_boot_entry() -> None:
         ('"none"\nwatch', '"lilo"\nwatch', "boot_loader 'lilo' is none of auto, legacy, grub2"),
         ("watchdog = false", 'watchdog = "no"', "watchdog must be true or false"),
         ("watchdog = true", 'watchdog = "no"', "/c/cluster.toml:7: watchdog must be true or false"),
+        ("watchdog = true", "watchdog = 1", "/c/cluster.toml:7: watchdog must be true or false"),
+        ("watchdog = true", 'watchdog = "a b"', "7: watchdog must be true or false, or a kernel"),
         ("quiet", "qu;iet", "/c/cluster.toml:5: drop 'qu;iet vga=791' has characters"),
         ("watchdog", "watchdgo", "/c/cluster.toml:7: unknown key 'watchdgo' in [defaults]"),
     ],

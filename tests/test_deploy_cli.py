@@ -15,8 +15,9 @@ import pytest
 from provision import abi_note, artifacts, facts, plan, status
 from provision import deploy as deployment
 from provision.boot_entry import MENU
+from provision.build_files import build_files
 from provision.cluster import Cluster, Node
-from provision.deploy import Target, build_files, make_plan
+from provision.deploy import Target, make_plan
 from provision.errors import InputError
 from provision.facts import Facts, Seen, Space, Text
 from provision.fleet import fleet

@@ -232,7 +232,13 @@ def test_one_node_of_a_running_cluster_is_not_restarted_alone() -> None:
     node, plan = CLUSTER.nodes[0], Plan("krg1", runs=("true",))
     with pytest.raises(FailedError, match="one of 2 nodes of a running") as caught:
         boot_plan.make(
-            node, facts(**GOOD), plan, kernel_release=KERNEL, whole_cluster=False, force=()
+            node,
+            facts(**GOOD),
+            plan,
+            kernel_release=KERNEL,
+            whole_cluster=False,
+            force=(),
+            alone=9,
         )
     assert "--whole-cluster" in (caught.value.hint or "")
 
@@ -241,7 +247,13 @@ def test_a_node_whose_boot_loader_is_not_ours_is_not_restarted() -> None:
     node, plan = replace(CLUSTER.nodes[0], boot_loader="none"), Plan("krg1")
     with pytest.raises(FailedError, match='boot_loader = "none"'):
         boot_plan.make(
-            node, facts(kernel="6.1"), plan, kernel_release=KERNEL, whole_cluster=False, force=()
+            node,
+            facts(kernel="6.1"),
+            plan,
+            kernel_release=KERNEL,
+            whole_cluster=False,
+            force=(),
+            alone=9,
         )
 
 

@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.FloatRange(1, 86400),
     metavar="SECONDS",
-    help="How long a node may take to come back.",
+    help="How long a node may take to come back; one that nobody reaches restarts itself later.",
 )
 @click.option(
     "--prove-timeout",
@@ -182,10 +182,9 @@ def deploy(
         reboot=reboot,
         whole_cluster=whole_cluster,
         packages=packages,
+        limits=Limits(boot_timeout, prove_timeout),
     )
-    way = Way(
-        _pace(reboot, canary, wave, max_down, whole_cluster), Limits(boot_timeout, prove_timeout)
-    )
+    way = Way(_pace(reboot, canary, wave, max_down, whole_cluster), wanted.limits)
     only = _only(cluster, retry_failed, whole_cluster)
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     with contextlib.ExitStack() as stack:

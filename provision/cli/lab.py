@@ -185,7 +185,7 @@ def ssh(node: int, command: tuple[str, ...], name: str) -> None:
 @lab.command(epilog="mend ends hang, netcut and diskfull.")
 @click.argument("node", type=int)
 @click.argument(
-    "kind", type=click.Choice(["panic", "hang", "powercut", "netcut", "diskfull", "mend"])
+    "kind", type=click.Choice(["panic", "hang", "freeze", "powercut", "netcut", "diskfull", "mend"])
 )
 @_NAME
 def fault(node: int, kind: str, name: str) -> None:

@@ -91,6 +91,7 @@ def _programs(tree: Tree, arch: Arch) -> None:
         ("/sbin/init", "init"),
         ("/sbin/lab-agent", "agent"),
         ("/usr/local/bin/counter", "counter"),
+        ("/usr/local/sbin/lab-freeze", "freeze"),
     ):
         tree.add(path, regular(program(name, arch).read_bytes(), 0o755))
     for path, name in (

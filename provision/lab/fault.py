@@ -25,7 +25,7 @@ def inflict(lab: Lab, node: LabNode, kind: str) -> None:
     """
     if kind not in KINDS:
         raise InputError(f"{kind}: no such fault; there are {', '.join(KINDS)}")
-    if not lab.has_disks and kind in ("diskfull", "powercut"):
+    if not lab.has_disks and kind in ("diskfull", "freeze", "powercut"):
         raise InputError(f"{kind}: the nodes of lab {lab.name} have no disks")
     if state.pid(lab, node) is None:
         raise FailedError(f"node {node.number} of lab {lab.name} does not run")
@@ -41,6 +41,18 @@ def _panic(lab: Lab, node: LabNode) -> None:
 
 def _hang(lab: Lab, node: LabNode) -> None:
     qemu.command(lab.path(node), ("stop", {}))
+
+
+def _freeze(lab: Lab, node: LabNode) -> None:
+    # Newer kernels do not turn interrupts off for a program, which says so and ends.
+    try:
+        result = agent.run(lab.path(node), "lab-freeze", 10.0)
+    except agent.SilentError:
+        return  # as it should be
+    raise FailedError(
+        f"node {node.number} of lab {lab.name} does not freeze: {result.output.strip() or 'alive'}",
+        hint="its kernel is newer than Linux 5.4; take hang",
+    )
 
 
 def _powercut(lab: Lab, node: LabNode) -> None:
@@ -74,6 +86,7 @@ def _mend(lab: Lab, node: LabNode) -> None:
 KINDS: Mapping[str, tuple[str, Callable[[Lab, LabNode], None]]] = {
     "panic": ("the kernel panics", _panic),
     "hang": ("the machine stops where it is", _hang),
+    "freeze": ("the kernel hangs; its watchdog runs on", _freeze),
     "powercut": ("power off and on, nothing is written first", _powercut),
     "netcut": ("no packet in or out", _netcut),
     "diskfull": ("no space left on /", _diskfull),

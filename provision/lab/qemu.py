@@ -92,6 +92,8 @@ def disk_boot(lab: Lab, node: LabNode) -> list[str]:
         *("-drive", f"file={DISK},format=qcow2,if=ide,index=0", "-boot", "c"),
         *("-netdev", f"user,id=management,restrict=on,{forward}"),
         *("-device", f"e1000,netdev=management,mac={mac},romfile=,addr=0x3"),
+        # It does nothing until a driver for it is loaded and its device is opened.
+        *("-device", "i6300esb,addr=0x5", "-watchdog-action", "reset"),
     ]
 
 

@@ -1,10 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# The two calls of Debian's update-rc.d(8) that scripts make: NAME defaults, NAME remove.
+# The calls of Debian's update-rc.d(8) that scripts make: NAME defaults [NUMBER], NAME remove.
 [ "$1" = -f ] && shift
 name=$1
 case $name in
 '' | */* | .*) echo "usage: update-rc.d [-f] NAME defaults|remove" >&2; exit 1 ;;
+esac
+number=${3:-20}
+case $number in
+[0-9][0-9]) ;;
+*) echo "update-rc.d: $number: not a number of two digits" >&2; exit 1 ;;
 esac
 case $2 in
 defaults)
@@ -13,10 +18,10 @@ defaults)
 		exit 1
 	fi
 	for level in 0 1 6; do
-		ln -sf "../init.d/$name" "/etc/rc$level.d/K20$name" || exit 1
+		ln -sf "../init.d/$name" "/etc/rc$level.d/K$number$name" || exit 1
 	done
 	for level in 2 3 4 5; do
-		ln -sf "../init.d/$name" "/etc/rc$level.d/S20$name" || exit 1
+		ln -sf "../init.d/$name" "/etc/rc$level.d/S$number$name" || exit 1
 	done
 	;;
 remove) rm -f /etc/rc[0-6].d/[SK][0-9][0-9]"$name" ;;

@@ -30,7 +30,9 @@ _SHIMS = {
 class Machine:
     """The host's power switch, boot loader and kernel. ``fate`` says what a kernel does.
 
-    By release: "ok", "panic", "hang", "no module", "other id"; those not named are "ok".
+    By release: "ok", "panic", "hang", "no module", "other id", "no network" (up, and no SSH
+    server answers), "dies" (that, and it is reset once its init scripts ran); those not named are
+    "ok".
     ``boots`` lists the releases that were started.
     """
 
@@ -100,20 +102,29 @@ class Machine:
 
     def _kill(self) -> None:
         """End every process of the host but those that hold its namespaces."""
-        mine = Path(f"/proc/{self.host.space.pid}/ns/pid").readlink()
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                pid = int(entry.name)
-                holds = (entry / "comm").read_text().strip() == "cat"
-                if (entry / "ns/pid").readlink() != mine or pid == self.host.space.pid or holds:
-                    continue
-                os.kill(pid, signal.SIGKILL)
+        # A server that has just taken a connection has one process more than were listed.
+        while running := self._processes():
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         # What is in memory is gone.
         for name in ("sshd.pid", "krg-provision-restart"):
             self.host.path(f"/run/{name}").unlink(missing_ok=True)
         if self._server is not None:
             self._server.wait()
             self._server = None
+
+    def _processes(self) -> list[int]:
+        mine = Path(f"/proc/{self.host.space.pid}/ns/pid").readlink()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                holds = (entry / "comm").read_text().strip() == "cat"
+                same = (entry / "ns/pid").readlink() == mine
+                if same and state != "Z" and not holds and int(entry.name) != self.host.space.pid:
+                    found.append(int(entry.name))
+        return found
 
     def _start(self) -> None:
         """Go through the boot loader until a kernel stays up or hangs."""
@@ -128,7 +139,14 @@ class Machine:
                 return
             if fate != "panic":
                 self._runs(release, arguments)
-                self._serve()
+                self._starts_scripts()
+                if fate == "dies":
+                    # What runs in the background has seen the order.
+                    self._kill()
+                    self.fate.pop(release)
+                    continue
+                if fate != "no network":
+                    self._serve()
                 return
 
     def _choose(self) -> tuple[str, str] | None:
@@ -178,6 +196,24 @@ class Machine:
         elif shown.is_dir():
             shown.rmdir()
 
+    def _inside(self, *argv: str) -> list[str]:
+        pid = str(self.host.space.pid)
+        root = str(self.host.directory / "root")
+        enter = ("nsenter", "-t", pid, "--mount", "--pid", "--net", "--uts")
+        return [*enter, "chroot", root, *argv]
+
+    def _starts_scripts(self) -> None:
+        """Do what init does with the one script that matters here, if it was told to."""
+        name = "krg-provision-trial"
+        unit = self.host.path(f"/etc/systemd/system/sysinit.target.wants/{name}.service")
+        if unit.is_symlink() or list(self.host.path("/etc/rc2.d").glob(f"S??{name}")):
+            subprocess.run(
+                self._inside("/bin/sh", f"/etc/init.d/{name}", "start"),
+                check=True,
+                stdout=subprocess.DEVNULL,
+                timeout=30,
+            )
+
     def _serve(self) -> None:
         if self.new_host_key:
             key = self.host.path("/etc/ssh/host_key")
@@ -186,11 +222,9 @@ class Machine:
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True
             )
-        pid = str(self.host.space.pid)
         self._server = subprocess.Popen(
-            ["nsenter", "-t", pid, "--mount", "--pid", "--net", "--uts",
-             "chroot", str(self.host.directory / "root"), "/usr/sbin/sshd", "-D", "-e"],
+            self._inside("/usr/sbin/sshd", "-D", "-e"),
             stdin=subprocess.DEVNULL,
             stderr=(self.host.directory / "log").open("ab"),
-        )  # fmt: skip
+        )
         wait_for("sshd after a restart", self.host.path("/run/sshd.pid").exists)

@@ -17,8 +17,9 @@ import pytest
 
 from grub import legacy
 from provision import artifacts, node_rules
+from provision.build_files import build_files
 from provision.cluster import Cluster, Node
-from provision.deploy import Target, build_files, make_plan
+from provision.deploy import Target, make_plan
 from provision.facts import Facts
 from provision.journal import rollback
 from provision.plan import Plan

@@ -16,6 +16,7 @@ from .machine import STOCK, Machine
 
 pytestmark = pytest.mark.fleet
 
+STATE = "/var/lib/krg-provision"
 FORCE = ("--force", "glibc", "--force", "init")
 
 
@@ -113,20 +114,40 @@ def test_a_canary_that_fails_stops_the_rollout_and_goes_back(
     assert [next_boot(m) for m in machines] == [RELEASE] * 3
 
 
-def test_a_hang_is_down_and_a_power_cycle_brings_the_good_kernel(
-    fleet: tuple[Hosts, list[Machine]], build: Path
-) -> None:
+def test_trials_that_cannot_be_reached(fleet: tuple[Hosts, list[Machine]], build: Path) -> None:
+    """One comes up without a network, one hangs at once, one is reset after it came up."""
     hosts, machines = fleet
-    machines[1].fate[RELEASE] = "hang"
-    code, out = deploy(hosts, build, "--boot-timeout", "12", "--max-down", "1")
+    fates = ("no network", "hang", "dies")
+    for machine, fate in zip(machines, fates, strict=True):
+        machine.fate[RELEASE] = fate
+    shim = hosts.hosts[0].path("/usr/local/sbin/dmesg")
+    shim.write_text("#!/bin/sh\necho 'eth0: no such device'\n")
+    shim.chmod(0o755)
+    all_at_once = ("--max-down", "2", "--canary", "0", "--wave", "3")
+    limit = ("--boot-timeout", "5", *all_at_once)
+    code, out = deploy(hosts, build, "--check", *limit)
+    assert "not confirmed within 8 s of its init scripts" in out and "+seconds 8" in out
+    code, out = deploy(hosts, build, *limit)
     assert code == 1, out
-    assert "krg2: down: did not come back within 12 s" in out
+    assert "krg1: not reached; it should come back by itself within 13 s" in out
+    back = f"fell back: came back with {STOCK} instead of {RELEASE}"
+    assert f"krg1: {back}, by itself after 8 s without being reached: {RELEASE} ran, but" in out
+    assert "| eth0: no such device" in out
+    assert "krg2: down: did not come back within 18 s" in out
     assert "by its power switch" in out
-    assert "3 nodes: 2 booted, 1 down" in out
-    assert next_boot(machines[1]) == STOCK
-    machines[1].fate.clear()
-    code, out = deploy(hosts, build)
-    assert (code, out.rstrip().splitlines()[-1]) == (0, "3 nodes: 2 unchanged, 1 booted"), out
+    assert f"krg3: {back}; {RELEASE} came as far as its init scripts and was reset then" in out
+    assert [m.boots for m in machines] == [[RELEASE, STOCK], [RELEASE], [RELEASE, STOCK]]
+    assert [next_boot(m) for m in machines] == [STOCK] * 3
+    # Mended.
+    for machine in machines:
+        machine.fate.clear()
+    code, out = deploy(hosts, build, *all_at_once)
+    assert "note: the trial before: by itself after 8 s without being reached" in out
+    assert (code, out.rstrip().splitlines()[-1]) == (0, "3 nodes: 3 booted"), out
+    # One trial, one restart at most: no later start is taken for one.
+    assert [next_boot(m) for m in machines] == [RELEASE] * 3
+    left = {path.name for host in hosts.hosts for path in host.path(STATE).glob("trial*")}
+    assert left <= {"trial-log"}
 
 
 def test_a_restart_with_the_same_boot_id_and_uptime(
@@ -157,10 +178,10 @@ def test_a_changed_host_key_after_the_restart_is_not_trusted(
 ) -> None:
     hosts, machines = fleet
     machines[0].new_host_key = True
-    code, out = deploy(hosts, build, "--boot-timeout", "6")
+    code, out = deploy(hosts, build, "--boot-timeout", "3")
     assert code == 1, out
     assert (
-        "krg1: down: did not come back within 6 s (the host key of 10.99.0.1 has changed: " in out
+        "krg1: down: did not come back within 12 s (the host key of 10.99.0.1 has changed: " in out
     )
     assert "ssh-keygen -R" in out
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,61 @@ def test_a_hang_waits_for_the_power_switch(user: User, loader: str) -> None:
     assert status == 1, said
     user("fault", "1", "powercut")
     wait_until(lambda: lab.ssh(1, "uname -r").strip() == stock, stock, seconds=LIMIT)
+
+
+# Run last by the node's init, under the kernel on trial only.
+UNDER_TRIAL = """\
+#!/bin/sh
+case $(uname -r) in
+2.6.20*) %s ;;
+esac
+"""
+# Once the watchdog runs; a hang from before it is opened is not covered.
+FREEZE = "while [ ! -e /var/lib/krg-provision/trial-watchdog ]; do sleep 1; done; lab-freeze"
+
+
+def test_trials_that_come_back_by_themselves(user: User) -> None:
+    """A kernel without a network, one that hangs and is reset by its watchdog, a good one."""
+    lab = Lab(user, build_for("x86_64"), "legacy", 1)
+    stock = lab.stock()
+    limits = ("--boot-timeout", "60", "--prove-timeout", "10")
+
+    def under_trial(command: str) -> None:
+        script = UNDER_TRIAL % command
+        place = "/etc/rc2.d/S99trouble"
+        lab.ssh(1, f"printf %s {shlex.quote(script)} >{place}; chmod 755 {place}; sync")
+
+    under_trial("ifconfig eth0 down")
+    status, said = lab.deploy("--reboot", *limits)
+    assert status == 1, said
+    assert f"came back with {stock} instead of" in said
+    # The init script's links, as this init has them.
+    start = "run update-rc.d krg-provision-trial defaults 01"
+    assert start in said
+    assert "by itself after 82 s without being reached" in said
+    # The end of its own kernel's log, for it had to be written down there.
+    assert "FAF: initialisation : done" in said.rpartition("the end of its log")[2], said
+    assert lab.kernels() == [stock]
+
+    with lab.file.open("a") as stream:
+        stream.write('watchdog = "i6300esb"\n')
+    under_trial(FREEZE)
+    status, said = lab.deploy("--reboot", *limits)
+    assert status == 1, said
+    assert "the watchdog of i6300esb is fed" in said and start not in said
+    assert "came as far as its init scripts and was reset then" in said
+    assert lab.kernels() == [stock]
+
+    lab.ssh(1, "rm /etc/rc2.d/S99trouble; sync")
+    status, said = lab.deploy("--reboot", *limits)
+    assert status == 0, said
+    assert "watchdog could not be used" not in said
+    assert lab.kernels() == [lab.build.kernel_release]
+    # Its watchdog was stopped: longer than its 30 seconds the node stays up.
+    boot = lab.ssh(1, "cat /proc/sys/kernel/random/boot_id")
+    wait_until(lambda: float(lab.ssh(1, "cut -d' ' -f1 /proc/uptime") or 0) > 100, "100 s up")
+    assert lab.ssh(1, "cat /proc/sys/kernel/random/boot_id") == boot
+    assert not lab.ssh(1, "ps | grep '[k]rg-provision-trial'")
 
 
 def test_power_cut_in_a_deploy(user: User) -> None:

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The way back from a trial that comes up and cannot be reached: a script on the node waits.
+
+Arming a trial writes, with the boot loader's files, a script that the node's init starts
+(templates/trial.init.j2, which says how it works) and an order for it: for one boot of one kernel,
+so many seconds. Unless the trial is confirmed by then the node restarts, and the boot loader
+starts the entry that was the default before. Where a watchdog may be used the script feeds it.
+
+Sources: Documentation/watchdog/watchdog-api.txt of Linux 2.6.20 (the timer runs from open(2) on; a
+V before close(2) stops it, unless the driver was made with nowayout); update-rc.d(8);
+systemd.unit(5), and systemd's automatic boot assessment for the rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from provision import boot_entry
+from provision.boot_entry import File, Switch
+from provision.cluster import Node
+from provision.data import render
+from provision.errors import FailedError
+from provision.facts import Facts
+
+if TYPE_CHECKING:
+    from provision.node import Session
+
+STATE = "/var/lib/krg-provision"
+ORDER = f"{STATE}/trial"
+# What became of the order, as the script leaves it.
+RECORDS = tuple(f"{ORDER}-{name}" for name in ("running", "gave-up", "back", "missed"))
+NAME = "krg-provision-trial"
+SCRIPT = f"/etc/init.d/{NAME}"
+UNIT = f"/etc/systemd/system/{NAME}.service"
+WANTED = f"/etc/systemd/system/sysinit.target.wants/{NAME}.service"
+# What a node has to say whole for this: node.TEXTS has them all.
+TEXTS = (SCRIPT, UNIT, ORDER, *RECORDS)
+# What has init start it before the scripts that load modules, among them Kerrighed's, and what
+# undoes that. Versions of update-rc.d that read the script's head leave the number out.
+START = f"update-rc.d {NAME} defaults 01"
+START_UNDONE_BY = f"update-rc.d -f {NAME} remove"
+# Seconds for a restart in order, and lines of the kernel's log that are kept.
+PATIENCE = 120
+LOG_LINES = 200
+
+
+def hook(facts: Facts) -> str | None:
+    """Return how a script is started at boot on a node: "rc.d", "systemd", or None: not known.
+
+    update-rc.d under an init that nobody can name is taken for rc.d, as it is for Kerrighed's
+    own script, which a trial has to start anyway.
+    """
+    kind = (facts.word("init") or "unknown").split()[0]
+    if kind == "systemd":
+        return "systemd"
+    known = facts.word("tool") == "update-rc.d" or any(map(_is_link, facts.has))
+    return "rc.d" if known and kind in ("sysv", "upstart", "unknown") else None
+
+
+def _is_link(path: str) -> bool:
+    return re.fullmatch(rf"/etc/rc[2-5]\.d/S[0-9]{{2}}{NAME}", path) is not None
+
+
+def script(**places: str) -> str:
+    """Return the script as it lies on a node; ``places`` are others for a test."""
+    usual = {
+        "state": STATE,
+        "watchdog": "/dev/watchdog",
+        "sysrq": "/proc/sysrq-trigger",
+        "path": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+    return render("trial.init.j2", patience=PATIENCE, lines=LOG_LINES, **(usual | places))
+
+
+def order(kernel_release: str, seconds: int, watchdog: bool | str) -> bytes:
+    """Return the order for one boot.
+
+    :param watchdog: the cluster file's: whether it may be used, or the module that drives it.
+    """
+    driver = watchdog if isinstance(watchdog, str) else "yes" if watchdog else "no"
+    return f"release {kernel_release}\nseconds {seconds}\nwatchdog {driver}\n".encode()
+
+
+def arm(facts: Facts, kernel_release: str, node: Node, seconds: int) -> Switch:
+    """Return boot_entry.arm's switch, with the script and its order before the boot loader's files.
+
+    :param seconds: how long the script waits.
+    :raises FailedError: as boot_entry.arm.
+    """
+    switch = boot_entry.arm(facts, kernel_release, node)
+    how = hook(facts)
+    if how is None:
+        return switch
+    texts = [File(SCRIPT, script().encode(), 0o755)]
+    runs = switch.runs
+    if how == "systemd":
+        texts.append(File(UNIT, render("trial.service.j2", script=SCRIPT).encode(), 0o644))
+        # Not by "systemctl enable": for a script in /etc/init.d that calls update-rc.d, too.
+        if WANTED not in facts.has:
+            texts.append(File(WANTED, b"", 0o777, f"../{NAME}.service"))
+    elif not any(map(_is_link, facts.has)):
+        runs = (START, *runs)
+    texts.append(File(ORDER, order(kernel_release, seconds, node.watchdog), 0o644))
+    return replace(switch, texts=(*texts, *switch.texts), runs=runs)
+
+
+def waits(switch: Switch) -> bool:
+    """Tell whether an arming has the node come back by itself."""
+    return any(file.path == ORDER for file in switch.texts)
+
+
+def texts(facts: Facts, switch: Switch, node: Node, seconds: int) -> Iterator[str]:
+    """Yield what people should know: what brings a trial back, and what does not."""
+    said = last(facts)
+    if said:
+        yield f"note: the trial before: {said}"
+    if not waits(switch):
+        yield (
+            "note: not covered: a kernel that comes up and cannot be reached, and any hang: how "
+            "this node's init starts scripts is not known; they wait for its power switch"
+        )
+        return
+    yield (
+        f"if it comes up and is not confirmed within {seconds} s of its init scripts, for nobody "
+        f"reaches it, the node restarts by itself ({SCRIPT})"
+    )
+    if node.watchdog:
+        driver = f" of {node.watchdog}" if isinstance(node.watchdog, str) else ""
+        yield (
+            f"from its init scripts until it is confirmed the watchdog{driver} is fed, if the new "
+            "kernel has it: a hang then resets the node; one of a driver with nowayout cannot be "
+            "stopped and is fed on"
+        )
+        yield "note: not covered: a hang before its init scripts waits for its power switch"
+        return
+    seen = facts.word("watchdog")
+    if seen is not None:
+        also = "" if seen == "yes" else f" ({seen})"
+        yield f"note: its watchdog{also} is not used: watchdog = true in the cluster file does it"
+    yield (
+        "note: not covered: a hang before its init scripts, or one in which no program runs any "
+        "more: they wait for its power switch"
+    )
+
+
+# --- what became of it --------------------------------------------------------------------
+
+
+def _record(facts: Facts, names: Sequence[str]) -> tuple[str, int] | None:
+    """Return release and seconds of the first record that is there."""
+    for name in names:
+        text = facts.texts.get(f"{ORDER}{name}")
+        if text is not None:
+            content = text.content.decode("ascii", "replace")
+            found = re.match(r"release (\S{1,64})\nseconds ([0-9]{1,5})\n", content)
+            return (found[1], int(found[2])) if found else None
+    return None
+
+
+def gave_up(facts: Facts, kernel_release: str) -> int | None:
+    """Return after how many seconds a trial of the kernel went back by itself; None: it did not."""
+    record = _record(facts, ("-gave-up", "-back"))
+    return record[1] if record is not None and record[0] == kernel_release else None
+
+
+def ended(facts: Facts, kernel_release: str) -> str:
+    """Say how a trial of the kernel ended, from what a node says that fell back; "" if unknown."""
+    seconds = gave_up(facts, kernel_release)
+    if seconds is not None:
+        return (
+            f"by itself after {seconds} s without being reached: {kernel_release} ran, but nothing "
+            "could log in to it"
+        )
+    record = _record(facts, ("-running",))
+    if record is not None and record[0] == kernel_release:
+        return (
+            f"{kernel_release} came as far as its init scripts and was reset then: by a panic, by "
+            "a watchdog or by its power switch"
+        )
+    record = _record(facts, ("", "-missed"))
+    if record is not None and record[0] == kernel_release:
+        return f"{kernel_release} did not come as far as its init scripts"
+    return ""
+
+
+def last(facts: Facts) -> str:
+    """Say how the trial before ended, of whatever kernel, if it left a record; else ""."""
+    record = _record(facts, ("-gave-up", "-back", "-running", "-missed"))
+    if record is None or record[0] == facts.word("kernel"):
+        return ""
+    return ended(facts, record[0])
+
+
+def clear(session: Session) -> None:
+    """Have a node forget the trial before.
+
+    :raises FailedError: it cannot; an order of old would count for another boot.
+    """
+    said = _run(session, clear=True)
+    if said != "cleared":
+        raise FailedError(said.removeprefix("failed ") or "it did not forget the trial before")
+
+
+def settle(session: Session) -> str:
+    """Confirm a trial: from now on the node stays up.
+
+    :return: "confirmed", "confirmed fed" (its watchdog was in use), "gave up" (too late: the node
+        is about to restart), or "none": no trial is running.
+    """
+    return _run(session, clear=False)
+
+
+def _run(session: Session, *, clear: bool) -> str:
+    text = render("trial_settle.sh.j2", state=STATE, clear=clear)
+    output = session.run(text, label="krg-provision-settle", idle=30.0)
+    return output.out.decode("utf-8", "replace").strip()
