@@ -148,6 +148,17 @@ class Target:
         """Return the paths a node is asked about."""
         return [wanted.path for wanted in (*self.files, *(one.file for one in self.packages))]
 
+    @functools.cached_property
+    def settings(self) -> tuple[Wanted, ...]:
+        """Return the texts that are the same on all nodes."""
+        settings = render("default_kerrighed.j2", legacy_sched=self.cluster.legacy_sched)
+        script = render("kerrighed.init.j2", packaged=False)
+        return (
+            text_wanted("/etc/kerrighed_nodes", self.cluster.nodes_file().encode()),
+            text_wanted("/etc/default/kerrighed", settings.encode()),
+            text_wanted("/etc/init.d/kerrighed", script.encode(), 0o755),
+        )
+
 
 def target(
     cluster: Cluster,
@@ -195,17 +206,8 @@ def installed(
 
 
 def _texts(target: Target, entry: boot_entry.Entry | None) -> tuple[Wanted, ...]:
-    settings = render("default_kerrighed.j2", legacy_sched=target.cluster.legacy_sched)
-    found = [
-        text_wanted("/etc/kerrighed_nodes", target.cluster.nodes_file().encode()),
-        text_wanted("/etc/default/kerrighed", settings.encode()),
-        text_wanted(
-            "/etc/init.d/kerrighed", render("kerrighed.init.j2", packaged=False).encode(), 0o755
-        ),
-    ]
-    if entry is not None:
-        found += [text_wanted(file.path, file.content, file.mode) for file in entry.texts]
-    return tuple(found)
+    files = entry.texts if entry is not None else ()
+    return (*target.settings, *(text_wanted(file.path, file.content, file.mode) for file in files))
 
 
 @functools.lru_cache(maxsize=8)

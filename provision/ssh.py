@@ -71,6 +71,15 @@ def check_access(nodes: Sequence[Node]) -> None:
         sudo.password()
 
 
+def whole(script: str) -> bytes:
+    """Return a script of which a shell runs all, or nothing where its end did not arrive.
+
+    A shell runs each line as soon as it has read it; a group it reads to its end first. So a
+    connection that is cut leaves no half command: "rm -rf /boot/x /boot" of "/boot/x /boot/y".
+    """
+    return f"{{ :\n{script}\n}}\n".encode()
+
+
 # --- the way to a node --------------------------------------------------------------------
 
 
@@ -367,7 +376,7 @@ class Shell:
         import paramiko
 
         assert self._connection is not None
-        raw = script.encode()
+        raw = whole(script)
         inner = f'eval "$(dd bs=1 count={len(raw)} 2>/dev/null)"'
         asks = self._connection.user != "root" and self.node.sudo == "ask"
         mark = secrets.token_hex(16)

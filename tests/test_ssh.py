@@ -472,3 +472,15 @@ def test_what_is_finished_is_kept_when_interrupted(server: sshd.Host) -> None:
         for of, _ in among.each(nodes, work):
             found.append(of.name)
     assert {"krg1", "krg2", "krg3"} <= set(found)
+
+
+@pytest.mark.parametrize("shell", [["dash"], ["bash"], ["busybox", "sh"]], ids=lambda argv: argv[0])
+def test_a_script_that_is_cut_short_does_nothing(tmp_path: Path, shell: list[str]) -> None:
+    """What is left of "da" may be "d": no command of it is run."""
+    script = ssh.whole("touch first\ntouch da d")
+    text = script.decode().rstrip()
+    for count in range(0, len(text), 3):
+        subprocess.run([*shell, "-c", text[:count]], cwd=tmp_path, capture_output=True)
+        assert not list(tmp_path.iterdir()), text[:count]
+    subprocess.run([*shell, "-c", text], cwd=tmp_path, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "da", "d"}
