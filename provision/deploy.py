@@ -87,6 +87,14 @@ class Target:
         """Return the paths a node is asked about."""
         return [wanted.path for wanted in (*self.files, *(one.file for one in self.packages))]
 
+    @functools.cached_property
+    def settings(self) -> Mapping[bool, tuple[Wanted, ...]]:
+        """Return the texts that are the same on all nodes, without and with packages."""
+        return {
+            packaged: module_files.texts(self.module, self.cluster, packaged=packaged)
+            for packaged in (False, True)
+        }
+
 
 def target(
     cluster: Cluster,
@@ -206,7 +214,7 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         # Nothing boots it there: what speaks against booting it is good to know.
         notes += refusals
     packages = target.packages if facts.word("dpkg_architecture") is not None else ()
-    texts = module_files.texts(target.module, target.cluster, packaged=bool(packages))
+    texts = target.settings[bool(packages)]
     texts += tuple(text_wanted(f.path, f.content, f.mode) for f in (entry.texts if entry else ()))
     part = node_packages.Part(target.files)
     if packages:

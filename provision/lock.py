@@ -96,9 +96,8 @@ def held(
     others: dict[str, str] = {}
     try:
         for node, answer in among.each(nodes, take):
-            if isinstance(answer, KrgError):
-                continue
-            if answer == "taken":
+            if isinstance(answer, KrgError) or answer in ("taken", ""):
+                # Without an answer it may be ours all the same: it is given back if it is.
                 taken.append(node)
             elif answer.startswith("held "):
                 others[node.name] = answer.removeprefix("held ")
@@ -128,8 +127,11 @@ def _give_back(nodes: Sequence[Node], among: Fleet, me: str) -> None:
     def give(node: Node) -> str:
         session = among.session(node)
         if session.is_open and not among.is_left(node):
-            with suppress(KrgError):
-                return _ask(session, me=me, give=True)
+            with suppress(FailedError):
+                if _ask(session, me=me, give=True) == "given":
+                    return "given"
+        # The connection was cut, or the node restarted: once more, or others are kept out
+        # for good.
         with among.again(node) as session:
             return _ask(session, me=me, give=True)
 

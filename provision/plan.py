@@ -9,6 +9,7 @@ unchanged.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -315,6 +316,8 @@ def size(count: int) -> str:
 
 def plain(text: str) -> str:
     """Return text from a node with its control characters made visible and harmless."""
+    if text.isprintable():
+        return text
     return "".join(c if c == "\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
@@ -336,16 +339,16 @@ def diff(change: Change) -> str:
     assert change.wanted.content is not None
     before = change.before.content if isinstance(change.before, Text) else b""
     old = "/dev/null" if change.before is None else change.place
-    lines = difflib.unified_diff(
-        _lines(before),
-        _lines(change.wanted.content),
-        old,
-        change.place,
-        lineterm="",
-    )
-    text = "\n".join(lines)
+    text = _unified(old, change.place, before, change.wanted.content)
     # Content that is as wanted under permissions that are not.
     return text or f"mode of {change.place}: {change.mode:04o}"
+
+
+# Most files are the same on all nodes.
+@functools.lru_cache(maxsize=64)
+def _unified(old: str, new: str, before: bytes, after: bytes) -> str:
+    lines = difflib.unified_diff(_lines(before), _lines(after), old, new, lineterm="")
+    return "\n".join(lines)
 
 
 def _size(change: Change) -> int:
@@ -423,8 +426,10 @@ def folded(texts_of: Iterable[tuple[str, Iterable[str]]]) -> Iterator[tuple[str,
         for text in texts:
             groups.setdefault(text, []).append(name)
     # What concerns the same nodes stands together.
-    for nodes in dict.fromkeys(tuple(names) for names in groups.values()):
-        same = [text for text, names in groups.items() if tuple(names) == nodes]
+    together: dict[tuple[str, ...], list[str]] = {}
+    for text, names in groups.items():
+        together.setdefault(tuple(names), []).append(text)
+    for nodes, same in together.items():
         yield fold(nodes), "\n".join(same)
 
 

@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from provision import sudo
 from provision.cluster import Login, Node, parse_login
 from provision.errors import FailedError, InputError, KrgError
+from provision.script import take
 from provision.ssh_keys import KnownKeys, load_key, read_known_hosts
 
 if TYPE_CHECKING:
@@ -43,14 +44,6 @@ _LIMITS: dict[str, Any] = {
     "banner_timeout": CONNECT_SECONDS,
     "auth_timeout": 2 * CONNECT_SECONDS,
 }
-# Reads a script of SIZE bytes, and not one more, from standard input, and runs it. dd may be
-# given less than it asks for, so it is asked again; the full stop keeps the line ends that $()
-# would cut off. In the C locale a character is a byte to every shell.
-_TAKE = (
-    'eval "$(LC_ALL=C; t=; while [ ${#t} -lt SIZE ]; do '
-    "p=$(dd bs=$((SIZE-${#t})) count=1 2>/dev/null; echo .); "
-    'if [ "$p" = . ]; then t="exit 74"; break; fi; t=$t${p%.}; done; printf %s "$t")"'
-)
 # sshd's MaxStartups begins to drop connections at 10 that have not logged in.
 _AT_ONCE = 6
 
@@ -381,7 +374,7 @@ class Shell:
 
         assert self._connection is not None
         raw = script.encode()
-        inner = _TAKE.replace("SIZE", str(len(raw)))
+        inner = take(len(raw))
         asks = self._connection.user != "root" and self.node.sudo == "ask"
         mark = secrets.token_hex(16)
         if asks:

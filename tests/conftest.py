@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import fault_points
 import mini as _mini
 import pytest
 
@@ -25,6 +26,16 @@ def pytest_report_header() -> str:
     """Say with which versions the tests run: Debian's are older than ours."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
     return f"libraries: {versions}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many fault points were tried, where any were."""
+    passed = terminalreporter.getreports("passed")
+    lines = fault_points.table(item for report in passed for item in report.user_properties)
+    if lines:
+        terminalreporter.section("fault points")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture

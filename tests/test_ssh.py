@@ -26,6 +26,7 @@ from provision import ssh
 from provision.cluster import Login, Node
 from provision.errors import FailedError, InputError
 from provision.fleet import fleet
+from provision.script import take
 from provision.ssh import Shell
 from provision.ssh_keys import KnownKeys, Line, read_known_hosts
 
@@ -472,3 +473,18 @@ def test_what_is_finished_is_kept_when_interrupted(server: sshd.Host) -> None:
         for of, _ in among.each(nodes, work):
             found.append(of.name)
     assert {"krg1", "krg2", "krg3"} <= set(found)
+
+
+@pytest.mark.parametrize("shell", [["dash"], ["bash"], ["busybox", "sh"]], ids=lambda argv: argv[0])
+def test_a_script_that_is_cut_short_does_nothing(tmp_path: Path, shell: list[str]) -> None:
+    """What is left of "da" may be "d": no command of it is run."""
+    script = b"touch first\ntouch da d\n"
+    for count in range(0, len(script), 3):
+        argv = [*shell, "-c", take(len(script))]
+        done = subprocess.run(argv, input=script[:count], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 74 and not list(tmp_path.iterdir()), script[:count]
+    argv = [*shell, "-c", take(len(script)) + "; cat"]
+    done = subprocess.run(argv, input=script + b"more", cwd=tmp_path, capture_output=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "da", "d"}
+    # Not one byte more is read: that is the data.
+    assert done.stdout == b"more"

@@ -27,7 +27,7 @@ def main() -> None:
     kconfig = parser.add_argument_group("kconfig: config lint against a bare Kconfiglib")
     kconfig.add_argument("--starts", type=int, default=11, help="processes of each kind")
     kconfig.add_argument("--modern-tree", type=Path, metavar="DIR", help="6.12, unpacked")
-    fleet = parser.add_argument_group("nodes: deploy against bare Fabric and scp")
+    fleet = parser.add_argument_group("nodes: deploy against bare Fabric, scp, pyinfra")
     fleet.add_argument("--hosts", type=int, default=64)
     options = parser.parse_args()
     if options.what in (None, "kconfig"):

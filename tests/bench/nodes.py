@@ -1,26 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""deploy over many hosts against a bare Fabric session with each, and against scp.
+"""deploy over many hosts against a bare Fabric session with each, against scp and pyinfra.
 
 The hosts are real sshd servers in network namespaces of this machine, so client and servers
 share its processors. Rounds alternate; medians are compared. All parts use the same number
-of connections at a time.
+of connections at a time. The memory is the client's, each process by itself. Planning for more
+hosts than there can be is in planning.py.
 """
 
 from __future__ import annotations
 
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import against_pyinfra
+import planning
 from fleet.hosts import Hosts, make_build, make_hosts, missing
 
 FORKS = 16
-GOAL_SAME, GOAL_FIRST = 1.3, 1.2
+GOAL_SAME, GOAL_FIRST, GOAL_PYINFRA = 1.3, 1.2, 2.0
+GOAL_MEMORY = 200
 MEGABYTES = 20
+PLANNED, GOAL_PLANNED = 1000, 5.0
+# The kernel has no more node ids.
+MOST = 254
 
 BARE = """
 import sys
@@ -41,17 +50,30 @@ with ThreadPoolExecutor(int(sys.argv[3])) as pool:
 """
 
 
-def timed(hosts: Hosts, argv: list[str]) -> float:
-    """Run a command in the client's network; return its wall-clock seconds."""
-    started = time.monotonic()
-    done = subprocess.run(
-        argv, env=hosts.environment(), cwd=hosts.directory, capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(
-            f"{argv[:8]}: status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+class Done(NamedTuple):
+    """What a command took, and what it printed."""
+
+    seconds: float
+    megabytes: float
+    said: str
+
+
+def timed(hosts: Hosts, argv: list[str]) -> Done:
+    """Run a command in the client's network; return what it took."""
+    with tempfile.TemporaryFile() as said:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            argv, env=hosts.environment(), cwd=hosts.directory, stdout=said, stderr=said
         )
-    return time.monotonic() - started
+        # nsenter becomes the command: it is the same process.
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        text = said.read().decode("utf-8", "replace")
+    if process.returncode:
+        sys.exit(f"{argv[:8]}: status {process.returncode}\n{text[-4000:]}")
+    return Done(seconds, usage.ru_maxrss / 1024, text)
 
 
 def deploy(hosts: Hosts, build: Path) -> list[str]:
@@ -73,11 +95,28 @@ def scp(hosts: Hosts, file: Path) -> list[str]:
     return hosts.client.command("sh", "-c", text)
 
 
+def planned(hosts: Hosts, build: Path, top: Path, what: str) -> str:
+    """Return a line about planning for many hosts that answer as the first one does now."""
+    said = top / "said"
+    timed(hosts, planning.record(hosts, build, said))
+    seconds, used = min(planning.measure(build, said, PLANNED) for _ in range(3))
+    return (
+        f"  {PLANNED} {what} hosts planned in {seconds:.2f} s, {used:.2f} s of the processor "
+        f"(goal {GOAL_PLANNED:g})"
+    )
+
+
 def main(count: int, rounds: int) -> None:
     """Measure with ``count`` hosts, and print ratios and the client's memory."""
     if reason := missing():
         print(f"nodes: skipped: {reason}")
         return
+    if count > MOST:
+        print(f"nodes: {MOST} hosts, not {count}: a cluster has no more")
+        count = MOST
+    other = against_pyinfra.install()
+    if isinstance(other, str):
+        print(f"nodes: no comparison with pyinfra: {other}")
     with tempfile.TemporaryDirectory(prefix="krg-bench-") as name:
         top = Path(name)
         build = make_build(top / "build", bulk=MEGABYTES)
@@ -89,8 +128,9 @@ def main(count: int, rounds: int) -> None:
             copied = timed(hosts, scp(hosts, payload))
             for host in hosts.hosts:
                 host.path("/lib/modules/payload").unlink()
+            plans = [planned(hosts, build, top, "new")]
             first = timed(hosts, deploy(hosts, build))
-            memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+            plans.append(planned(hosts, build, top, "deployed"))
             # Hashing the payload on all hosts is no part of the other comparison.
             small = make_build(top / "small")
             timed(hosts, deploy(hosts, small))
@@ -101,16 +141,35 @@ def main(count: int, rounds: int) -> None:
                 sys.executable, str(script), str(hosts.key), str(hosts.known_hosts), str(FORKS),
                 *addresses,
             )  # fmt: skip
-            bare, same = [], []
+            pyinfra_argv = None
+            if isinstance(other, Path):
+                pyinfra_argv = against_pyinfra.prepare(hosts, other, FORKS, top)
+            bare, same, pyinfra = [], [], []
             for _ in range(rounds):
                 bare.append(timed(hosts, bare_argv))
                 same.append(timed(hosts, deploy(hosts, small)))
+                if pyinfra_argv is not None:
+                    pyinfra.append(timed(hosts, pyinfra_argv))
+                    if not against_pyinfra.changed_nothing(pyinfra[-1].said, count):
+                        sys.exit(f"pyinfra found something to change:\n{pyinfra[-1].said[-4000:]}")
         finally:
             hosts.close()
-    a, b = statistics.median(same), statistics.median(bare)
+    a, b = median(same), median(bare)
     print(f"nodes: {count} hosts, {FORKS} at a time, {rounds} rounds, medians:")
     print(f"  nothing to change {a:.2f} s, bare Fabric and true {b:.2f} s: {a / b:.2f} "
           f"(goal {GOAL_SAME})")  # fmt: skip
-    print(f"  first run, {MEGABYTES} MiB each: {first:.2f} s, scp {copied:.2f} s: "
-          f"{first / copied:.2f} (goal {GOAL_FIRST})")  # fmt: skip
-    print(f"  most memory of one process: {memory:.0f} MB")
+    if pyinfra:
+        c = median(pyinfra)
+        print(f"  nothing to change {a:.2f} s, pyinfra with three of the files {c:.2f} s: "
+              f"{c / a:.1f} times as fast (goal {GOAL_PYINFRA:g})")  # fmt: skip
+    print(f"  first run, {MEGABYTES} MiB each: {first.seconds:.2f} s, scp {copied.seconds:.2f} s: "
+          f"{first.seconds / copied.seconds:.2f} (goal {GOAL_FIRST})")  # fmt: skip
+    print(f"  most memory of the client: {first.megabytes:.0f} MB in the first run, "
+          f"{max(done.megabytes for done in same):.0f} MB with nothing to change "
+          f"(goal {GOAL_MEMORY} at 256 hosts)")  # fmt: skip
+    print(*plans, sep="\n")
+
+
+def median(found: Sequence[Done]) -> float:
+    """Return the median of the seconds."""
+    return statistics.median(done.seconds for done in found)

@@ -86,6 +86,7 @@ class Node_(Session):
 
     def __init__(self, directory: Path, shell: str) -> None:
         super().__init__(Node("krg1", 1, "10.0.0.1"))
+        self.shell = shell
         self._argv = SHELLS[shell]
         directory.mkdir()
         where = directory / "root"
@@ -96,6 +97,7 @@ class Node_(Session):
         self.root = Path(f"/proc/{self.space.pid}/root") / str(where).lstrip("/")
         (self.root / "run/ps4").write_bytes(_MARK + b"x" * _WIDTH + b" ")
         self._kept = 0
+        self.data_size = 0
 
     def close(self) -> None:
         self.space.close()
@@ -128,65 +130,90 @@ class Node_(Session):
         return Output(done.returncode, done.stdout, done.stderr)
 
     def apply_until(self, plan: Plan, kernel_release: str, at: int, act: str) -> Step:
-        """Carry a plan out; at step ``at`` do something bad: kill, full:PLACE, readonly:PLACE."""
+        """Carry a plan out; at step ``at`` do something bad.
+
+        :param act: "kill" the shell and its programs, "cut" the connection, "full:PLACE",
+            "readonly:PLACE" ("all" is a place too); or "short": it was cut after ``at`` bytes of
+            the data.
+        """
         token = "0" * 16
         script = apply_script(plan, kernel_release, "20260101T000000Z", token)
         (self.root / "run/script").write_text(script)
         data = self.root / "run/data"
         with data.open("wb") as stream:
             write_tar(stream, plan, f".krg-provision-{token}", lambda _: None)
+        self.data_size = data.stat().st_size
+        if act == "short":
+            os.truncate(data, at)
         trace, theirs = os.pipe()
         fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
-        said = self.root / "run/said"
-        with data.open("rb") as source, said.open("wb") as out:
+        # What a script says fits into a pipe.
+        listen, speak = os.pipe()
+        heard = os.fdopen(listen, "rb")
+        with data.open("rb") as source:
             process = subprocess.Popen(
                 self._enter(*self._argv, "-c", _TRACE, f".krg-provision-{token}"),
-                stdin=source, stdout=out, stderr=theirs, cwd="/", start_new_session=True,
+                stdin=source, stdout=speak, stderr=theirs, cwd="/", start_new_session=True,
             )  # fmt: skip
         os.close(theirs)
+        os.close(speak)
         steps = 0
+        waiting = bool(at) and act != "short"
         try:
             while chunk := os.read(trace, 4096):
                 # bash says the first character once more for each level.
                 if _MARK in chunk:
                     steps += 1
-                    if steps == at:
-                        self._act(act, process.pid)
+                    if waiting and steps >= at:
+                        # A file system with a file open for writing does not become read-only.
+                        waiting = not self._act(act, process.pid, heard)
         finally:
             os.close(trace)
             if process.poll() is None and at and act == "kill" and steps >= at:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(60)
         self._undo(act)
-        return Step(steps, said.read_text(), process.returncode)
+        said = b"" if heard.closed else heard.read()
+        heard.close()
+        return Step(steps, said.decode(), process.returncode)
 
-    def _act(self, act: str, group: int) -> None:
+    def _act(self, act: str, group: int, heard: IO[bytes]) -> bool:
+        """Do it, and tell whether it was possible."""
         kind, _, place = act.partition(":")
         if kind == "kill":
             os.killpg(group, signal.SIGKILL)
+        elif kind == "cut":
+            heard.close()
         elif kind == "full":
-            filler = os.open(self.root / place / ".fill", os.O_WRONLY | os.O_CREAT)
-            try:
-                while True:
-                    os.write(filler, bytes(4096))
-            except OSError:
-                os.close(filler)
+            for top in _places(place):
+                self._fill(top)
         else:
-            self._mount(place, "ro")
+            return all([self._mount(top, "ro") for top in _places(place)])
+        return True
+
+    def _fill(self, top: str) -> None:
+        filler = os.open(self.root / top / ".fill", os.O_WRONLY | os.O_CREAT)
+        try:
+            while True:
+                os.write(filler, bytes(4096))
+        except OSError:
+            os.close(filler)
 
     def _undo(self, act: str) -> None:
         kind, _, place = act.partition(":")
-        if kind == "full":
-            (self.root / place / ".fill").unlink(missing_ok=True)
-        elif kind == "readonly":
-            self._mount(place, "rw")
+        for top in _places(place):
+            if kind == "full":
+                (self.root / top / ".fill").unlink(missing_ok=True)
+            elif kind == "readonly":
+                self._mount(top, "rw")
 
-    def _mount(self, place: str, option: str) -> None:
-        subprocess.run(
+    def _mount(self, place: str, option: str) -> bool:
+        done = subprocess.run(
             ["nsenter", "-t", str(self.space.pid), "-m", "mount", "-o", f"remount,{option}",
              str(self._where / place)],
             check=False, capture_output=True,
         )  # fmt: skip
+        return done.returncode == 0
 
     def tree(self) -> Tree:
         """Return everything that a run may touch."""
@@ -220,6 +247,11 @@ class Node_(Session):
                 else:
                     path.unlink()
             subprocess.run(["cp", "-a", f"{place / top}/.", str(self.root / top)], check=True)
+
+
+def _places(word: str) -> tuple[str, ...]:
+    """Return the file systems that "boot", "all" or nothing at all means."""
+    return TOPS if word == "all" else (word,) if word else ()
 
 
 def without_notes(tree: Tree) -> Tree:

@@ -268,7 +268,7 @@ set -e
 ip link set lo up
 ip link add br0 type bridge
 ip link set br0 up
-ip address add 10.99.0.254/24 dev br0
+ip address add 10.99.255.254/16 dev br0
 echo ready
 exec cat >/dev/null
 """
@@ -292,7 +292,7 @@ def make_hosts(directory: Path, count: int, *, busybox: Sequence[int] = ()) -> H
 
 
 def _host(made: Hosts, number: int, busybox: bool) -> Host:
-    name, address = f"krg{number}", f"10.99.0.{number}"
+    name, address = f"krg{number}", f"10.99.{number >> 8}.{number & 255}"
     directory = made.directory / name
     files = directory / "files"
     (files / "etc/ssh").mkdir(parents=True)
@@ -330,7 +330,7 @@ def _host(made: Hosts, number: int, busybox: bool) -> Host:
         made.client.run("ip", "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0",
                         "netns", str(space.pid))  # fmt: skip
         made.client.run("ip", "link", "set", f"v{number}", "master", "br0", "up")
-        space.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
+        space.run("ip", "address", "add", f"{address}/16", "dev", "eth0")
         space.run("ip", "link", "set", "eth0", "up")
         inside = Path(f"/proc/{space.pid}/root") / str(root).lstrip("/")
         wait_for(f"sshd on {name}", (inside / "run/sshd.pid").exists)

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from .hosts import Host, wait_for
@@ -45,6 +46,8 @@ class Machine:
         self.same_boot_id = False
         self._server: subprocess.Popen[bytes] | None = None
         self._end = threading.Event()
+        # Its own restart and what a person does to it come one after the other.
+        self._turn = threading.RLock()
         state = host.path("/run/machine")
         state.mkdir()
         self._lies = {
@@ -74,8 +77,57 @@ class Machine:
 
     def power_cycle(self) -> None:
         """Switch it off and on."""
-        self._kill()
-        self._start()
+        with self._turn:
+            self.switch_off()
+            self._start()
+
+    def switch_off(self) -> None:
+        """End all that runs, and stay off."""
+        with self._turn:
+            self._kill()
+            self.host.path("/run/machine/wish").unlink(missing_ok=True)
+
+    def switch_on(self) -> None:
+        """Start it."""
+        with self._turn:
+            self._start()
+
+    @property
+    def quiet(self) -> bool:
+        """Tell whether it is up, and nothing of ours runs on it or is about to."""
+        with self._turn:
+            return (
+                not self.host.path("/run/machine/wish").exists()
+                and self.host.path("/run/sshd.pid").exists()
+                and not any(b"krg-provision" in text for text in self._command_lines())
+            )
+
+    def _command_lines(self) -> Iterator[bytes]:
+        mine = Path(f"/proc/{self.host.space.pid}/ns/pid").readlink()
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if entry.name.isdigit() and (entry / "ns/pid").readlink() == mine:
+                    yield (entry / "cmdline").read_bytes()
+
+    def start_server(self) -> None:
+        """Start its SSH server if there is none, as a person at its console would."""
+        if not self.host.path("/run/sshd.pid").exists():
+            if self._server is not None:
+                self._server.wait()
+            self._serve()
+
+    def change_host_key(self) -> None:
+        """Give it a new key, of which its server learns at once."""
+        self._make_host_key()
+        self.signal_inside(self.host.path("/run/sshd.pid").read_text().strip(), "HUP")
+
+    def signal_inside(self, pid: str, name: str) -> None:
+        """Send a signal to a process by its number inside."""
+        subprocess.run(
+            ["nsenter", "-t", str(self.host.space.pid), "--mount", "--pid",
+             "chroot", str(self.host.directory / "root"), "/bin/sh", "-c", f"kill -{name} {pid}"],
+            check=True,
+        )  # fmt: skip
 
     def close(self) -> None:
         """End the watching; the host itself is ended by its owner."""
@@ -95,10 +147,11 @@ class Machine:
     def _attend(self) -> None:
         wish = self.host.path("/run/machine/wish")
         while not self._end.wait(0.05):
-            if wish.exists():
-                wish.unlink()
-                self._kill()
-                self._start()
+            with self._turn:
+                if wish.exists():
+                    wish.unlink()
+                    self._kill()
+                    self._start()
 
     def _kill(self) -> None:
         """End every process of the host but those that hold its namespaces."""
@@ -214,14 +267,15 @@ class Machine:
                 timeout=30,
             )
 
+    def _make_host_key(self) -> None:
+        key = self.host.path("/etc/ssh/host_key")
+        for path in (key, key.with_suffix(".pub")):
+            path.unlink()
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+
     def _serve(self) -> None:
         if self.new_host_key:
-            key = self.host.path("/etc/ssh/host_key")
-            for path in (key, key.with_suffix(".pub")):
-                path.unlink()
-            subprocess.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True
-            )
+            self._make_host_key()
         self._server = subprocess.Popen(
             self._inside("/usr/sbin/sshd", "-D", "-e"),
             stdin=subprocess.DEVNULL,

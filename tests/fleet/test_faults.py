@@ -9,10 +9,11 @@ slow each of them; docs/reliability.md has the numbers and the command that give
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import fault_points
 import pytest
 
 from grub import legacy
@@ -31,8 +32,16 @@ pytestmark = pytest.mark.fleet
 
 MENU = "boot/grub/menu.lst"
 DATE = "20260102T000000Z"
-FULL = [f"full:{place}" for place in ("boot", "etc", "lib/modules", "usr/local", "var")]
-ACTS = ["kill", "readonly:boot", *FULL]
+FULL = [f"full:{place}" for place in ("boot", "etc", "lib/modules", "usr/local", "var", "all")]
+ACTS = ["kill", "cut", "readonly:boot", "readonly:all", *FULL]
+# How a fault is called in the table that is printed.
+NAMES = {
+    "kill": "kill -9",
+    "cut": "cut",
+    "short": "data cut short",
+    "readonly": "read-only",
+    "full": "disk full",
+}
 
 
 def small_build(directory: Path, mark: str) -> Path:
@@ -70,6 +79,11 @@ def furnish(root: Path) -> None:
     (root / "etc/default/kerrighed").write_text("ENABLE=false\n# mine\n")
     (root / "etc/default/kerrighed").chmod(0o640)
     (root / "usr/local/bin/krgadm").write_text("mine\n")
+
+
+def staged(tree: Tree) -> list[str]:
+    """Return what an upload left behind."""
+    return [name for name in tree if "/.krg-provision-" in f"/{name}"]
 
 
 @dataclass
@@ -144,12 +158,16 @@ class Scene:
         """
         self.node.bring_back(self.start)
         done = self.node.apply_until(self.plan, RELEASE, step, act)
-        assert done.steps >= step or done.said == "finished\n", done
+        assert act == "short" or done.steps >= step or done.said == "finished\n", done
         tree = self.node.tree()
         state = without_notes(tree)
         self.whole(state)
         if done.said == "finished\n":
             assert state == self.new
+        elif act == "cut":
+            # Nobody hears it, and it still makes an end.
+            assert state in (self.old, self.new), done
+            assert not staged(tree), done
         elif act != "kill":
             assert done.said.startswith("failed "), done
             if "some files are in place" not in done.said:
@@ -167,7 +185,7 @@ class Scene:
         if not self.back:
             self.apply(self.rollback_plan())
             assert without_notes(self.node.tree()) == self.old
-            assert not [name for name in self.node.tree() if "/.krg-provision-" in f"/{name}"]
+            assert not staged(self.node.tree())
             # At once, without running forward again.
             self.node.bring_back(aside)
             made = rollback(self.target.cluster.nodes[0], self.facts())
@@ -211,26 +229,49 @@ def scene(node: Node_, tmp_path: Path, kind: str) -> Scene:
     return second
 
 
+Note = Callable[[str, object], None]
+
+
+@pytest.fixture
+def note(record_property: Note) -> Callable[[Scene, str, str, int], None]:
+    """Return what counts fault points for the table at the end."""
+
+    def points(made: Scene, kind: str, act: str, count: int) -> None:
+        name = NAMES[act.partition(":")[0]]
+        record_property(fault_points.KEY, f"{made.node.shell}, {kind}|{name}|{count}")
+
+    return points
+
+
+Points = Callable[[Scene, str, str, int], None]
+
+
 @pytest.mark.parametrize("kind", ["first", "second", "back"])
-def test_some_steps(node: Node_, tmp_path: Path, kind: str) -> None:
+def test_some_steps(node: Node_, tmp_path: Path, kind: str, note: Points) -> None:
     made = scene(node, tmp_path, kind)
     count = made.steps()
-    tried = 0
     for number, act in enumerate(ACTS):
-        for step in range(3 + number, count, count // (3 if act == "kill" else 1)):
+        steps = range(3 + number, count, count // (3 if act == "kill" else 1))
+        for step in steps:
             made.try_at(step, act)
-            tried += 1
-    print(f"\n{kind}: {tried} of {count * len(ACTS)} fault points")
+        note(made, kind, act, len(steps))
+    made.try_at(made.node.data_size // 2, "short")
+    note(made, kind, "short", 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("act", [*ACTS, "short"])
 @pytest.mark.parametrize("kind", ["first", "second", "back"])
-def test_every_step(node: Node_, tmp_path: Path, kind: str, act: str) -> None:
+def test_every_step(node: Node_, tmp_path: Path, kind: str, act: str, note: Points) -> None:
     made = scene(node, tmp_path, kind)
     count = made.steps()
-    # A full disk stays full: that is less tried than being killed.
-    steps = range(1, count + 1, 1 if act == "kill" else 5)
+    if act == "short":
+        steps = range(0, node.data_size, max(1, node.data_size // 40))
+    else:
+        # A full disk stays full: that is less tried than being killed.
+        often = 5 if node.shell == "dash" else 20
+        steps = range(1, count + 1, 1 if act == "kill" else often)
     for step in steps:
         made.try_at(step, act)
+    note(made, kind, act, len(steps))
     print(f"\n{kind}, {act}: {len(steps)} fault points, {len(made.followed)} different states")

@@ -72,7 +72,7 @@ def test_two_hosts_of_one_name_and_one_that_is_down(hosts: Hosts) -> None:
     hosts.hosts[1].path("/etc/hostname").write_text("krg;reboot\n")
     done = init(hosts, "--hosts", "10.99.0.[1-2]")
     assert done.returncode == 2 and "'krg;reboot' is not a host name" in done.stderr
-    hosts.hosts[1].space.run("ip", "address", "del", "10.99.0.2/24", "dev", "eth0")
+    hosts.hosts[1].space.run("ip", "address", "del", "10.99.0.2/16", "dev", "eth0")
     hosts.client.run("ip", "route", "add", "unreachable", "10.99.0.2/32")
     done = init(hosts, "--hosts", "10.99.0.[1-3]")
     assert done.returncode == 1 and "1 of 3 hosts could not be asked" in done.stderr

@@ -163,7 +163,7 @@ def test_jump_hosts_in_the_cluster_file(hosts: Hosts, build: Path) -> None:
     parts = text.split("\n[[node]]\n")
     hosts.cluster.write_text("\n[[node]]\n".join([parts[0].replace("= 2", "= 1"), parts[3]]))
     # Straight ahead there is no way.
-    node.space.run("ip", "route", "add", "blackhole", "10.99.0.254/32")
+    node.space.run("ip", "route", "add", "blackhole", "10.99.255.254/32")
     code, out, err = deploy(hosts, build)
     assert code == 0, out + err
     assert node.path(KERNEL).read_bytes() == (build / "vmlinuz").read_bytes()
