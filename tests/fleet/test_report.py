@@ -14,6 +14,7 @@ pytestmark = pytest.mark.fleet
 
 LOG = """\
 [    0.000000] Linux version {release}
+[    0.200000] console
 [    2.500000] VFS: Mounted root (ext3 filesystem).
 [    4.000000] TIPC: Established link <1.1.2:eth0-1.1.3:eth0> on network plane A
 """
