@@ -52,6 +52,7 @@ class Machine:
         state.mkdir()
         self._lies = {
             "boot_id": "/proc/sys/kernel/random/boot_id",
+            "release": "/proc/sys/kernel/osrelease",
             "uptime": "/proc/uptime",
             "cmdline": "/proc/cmdline",
         }
