@@ -39,6 +39,7 @@ _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _ARGUMENT = re.compile(r"[A-Za-z0-9_.,:/=+@%-]{1,200}")
 _ROOT = re.compile(r"/dev/[A-Za-z0-9/_-]{1,60}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LOGIN = re.compile(
     r"(?:(?P<user>[^@]+)@)?(?P<host>[^@:\[\]]+|\[[^\[\]]+\])(?::(?P<port>[0-9]{1,5}))?"
 )
@@ -68,6 +69,7 @@ class Node:
     entry, ``drop`` names arguments of the current entry that the new one does not take over,
     ``append`` is added to it. ``sudo`` says how a user other than root becomes root;
     ``old_ssh`` talks to an OpenSSH older than 7.2, which knows RSA keys with SHA-1 only.
+    ``mac`` is the card it boots from without a disk, as ``read_mac`` returns it.
     ``where`` is the file and line that say so, for messages.
     """
 
@@ -87,6 +89,7 @@ class Node:
     sudo: str = "no password"
     watchdog: bool = False
     old_ssh: bool = False
+    mac: str | None = None
     where: str = field(default="", compare=False)
 
 
@@ -189,6 +192,24 @@ def is_word(name: str) -> bool:
     return _WORD.fullmatch(name) is not None
 
 
+def read_mac(text: str) -> str:
+    """Return an Ethernet address in small letters with colons; other text as it is."""
+    found = text.lower().replace("-", ":")
+    return found if _MAC.fullmatch(found) else text
+
+
+def is_mac(text: str) -> bool:
+    """Tell whether ``text`` is one card's Ethernet address, as ``read_mac`` returns it.
+
+    A first byte that is odd is a group's (IEEE 802), and all zeros no card's.
+    """
+    return (
+        _MAC.fullmatch(text) is not None
+        and int(text[:2], 16) % 2 == 0
+        and text != "00:00:00:00:00:00"
+    )
+
+
 def parse_login(text: str) -> Login | None:
     """Read ``host``, ``user@host`` or ``user@host:port``; IPv6 in brackets; None if it is not."""
     match = _LOGIN.fullmatch(text)
@@ -256,6 +277,11 @@ def check_node(node: Node, report: Report, line_of: Callable[[str], int | None])
             f"boot_loader {node.boot_loader!r} is none of {', '.join(BOOT_LOADERS)}",
         ),
         (
+            "mac",
+            node.mac is None or is_mac(node.mac),
+            f"mac {node.mac!r} is not a card's address such as 00:16:3e:5a:01:0b",
+        ),
+        (
             "sudo",
             node.sudo in SUDO,
             # Somebody may have written the password here: it is not repeated.
@@ -293,7 +319,10 @@ def check_cluster(cluster: Cluster, lines: Mapping[int, int], report: Report) ->
             (("name", node.name.lower()), f"name {node.name}"),
             (("id", node.id), f"id {node.id}"),
             (("login", login_of(node)), f"address {node.address} port {node.port or 22}"),
+            (("mac", node.mac), f"mac {node.mac}"),
         ):
+            if key == ("mac", None):
+                continue
             if key in seen:
                 text = f"node {node.name}: {what} is already node {seen[key]}'s"
                 # Not judged yet, they may hold what a terminal obeys.
