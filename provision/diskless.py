@@ -34,7 +34,8 @@ ROOT = f"{PLACE}/root"
 PREFIX = 24
 # The loader, and the library without which this one does not start: both of Debian's packages.
 LOADER = ("/usr/lib/PXELINUX/pxelinux.0", "/usr/lib/syslinux/modules/bios/ldlinux.c32")
-# Version 3 over TCP: 2.6.20 would take version 2 over UDP, and servers of today have neither.
+# Version 3 over TCP: 2.6.20 would take version 2 over UDP, and servers of
+# today have both switched off, or do not have them.
 _NFS_OPTIONS = "v3,tcp"
 # The arguments that are made here, and must not be in append.
 _OURS = ("ip", "nfsaddrs", "nfsroot")

@@ -12,10 +12,13 @@ mount -t tmpfs -o size=128m,mode=755 srv /srv
 mount -t tmpfs -o size=8m,mode=755 run /run
 mount -t tmpfs -o size=8m,mode=755 lib /var/lib
 mkdir -p /run/rpcbind /run/ganesha /var/lib/nfs/ganesha "$PLACE/root"
+# An /etc of its own: the machine's exports are no business of ours.
+mkdir etc
+cp -a /etc/. etc/
+mount --bind etc /etc
+rm -rf /etc/exports /etc/exports.d
 # rpcbind wants its user; the package's script, which makes it, was not run.
-cp /etc/passwd passwd
-echo '_rpc:x:65533:65534::/run/rpcbind:/usr/sbin/nologin' >>passwd
-mount --bind passwd /etc/passwd
+echo '_rpc:x:65533:65534::/run/rpcbind:/usr/sbin/nologin' >>/etc/passwd
 
 ip link set lo up
 ip link add br0 type bridge
@@ -29,6 +32,13 @@ cp -RP "$HEAD/tftp" "$PLACE/"
 cp "$ASIDE/usr/lib/PXELINUX/pxelinux.0" "$PLACE/tftp/"
 cp "$ASIDE/usr/lib/syslinux/modules/bios/ldlinux.c32" "$PLACE/tftp/"
 cp "$HEAD/dnsmasq.conf" "$PLACE/"
+
+# The kernel's server need not be there for its program to read the file and say what it read.
+mkdir /etc/exports.d
+: >/etc/exports
+cp "$HEAD/krg-diskless.exports" /etc/exports.d/
+"$ASIDE/usr/sbin/exportfs" -ra
+"$ASIDE/usr/sbin/exportfs" -s >exports.seen
 
 # Both go into the background once they listen.
 dnsmasq --user=root --conf-file="$PLACE/dnsmasq.conf" --pid-file --log-facility="$PWD/dnsmasq.log"

@@ -40,7 +40,8 @@ pytestmark = [
         for tool in TOOLS
     ),
 ]
-PACKAGES = ("pxelinux", "syslinux-common", "rpcbind", "nfs-ganesha", "nfs-ganesha-vfs")
+PACKAGES = ("pxelinux", "syslinux-common", "rpcbind", "nfs-ganesha", "nfs-ganesha-vfs",
+            "nfs-kernel-server")  # fmt: skip
 LIMIT = 420.0  # a boot may take five minutes on a crowded machine
 HEAD = "10.77.5.254"
 SESSION = 5
@@ -129,6 +130,11 @@ def test_nodes_without_a_disk_become_a_cluster(place: Path) -> None:
         place, 1, "cat /proc/mounts", "/ nfs"), re.MULTILINE)  # fmt: skip
     asked(place, 1, "echo from node 1 >/root/note && cat /root/note", "^from node 1$")
     asked(place, 2, "cat /root/note", "^from node 1$")
+    # As exportfs understood it, for the kernel's own server.
+    exports = (place / "exports.seen").read_text()
+    for number in IDS:
+        place_of = rf"^/srv/krg-diskless/root\s+10\.77\.{SESSION}\.{number}\(\S*"
+        assert re.search(rf"{place_of}\brw,\S*no_root_squash", exports, re.MULTILINE), exports
     served = (place / "dnsmasq.log").read_text()
     for number in IDS:
         assert f"sent /srv/krg-diskless/tftp/pxelinux.cfg/01-02-77-00-00-05-{number:02x}" in served
