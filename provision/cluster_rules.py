@@ -40,6 +40,7 @@ _ARGUMENT = re.compile(r"[A-Za-z0-9_.,:/=+@%-]{1,200}")
 _ROOT = re.compile(r"/dev/[A-Za-z0-9/_-]{1,60}")
 _MODULE = re.compile(r"(?!(?:yes|no|true|false|on|off|auto|none)$)[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LOGIN = re.compile(
     r"(?:(?P<user>[^@]+)@)?(?P<host>[^@:\[\]]+|\[[^\[\]]+\])(?::(?P<port>[0-9]{1,5}))?"
 )
@@ -70,6 +71,7 @@ class Node:
     ``append`` is added to it. ``sudo`` says how a user other than root becomes root;
     ``old_ssh`` talks to an OpenSSH older than 7.2, which knows RSA keys with SHA-1 only.
     ``watchdog`` is whether a trial boot may use one, or the module that drives it.
+    ``mac`` is the card it boots from without a disk, as ``read_mac`` returns it.
     ``where`` is the file and line that say so, for messages.
     """
 
@@ -89,6 +91,7 @@ class Node:
     sudo: str = "no password"
     watchdog: bool | str = False
     old_ssh: bool = False
+    mac: str | None = None
     where: str = field(default="", compare=False)
 
 
@@ -191,6 +194,24 @@ def is_word(name: str) -> bool:
     return _WORD.fullmatch(name) is not None
 
 
+def read_mac(text: str) -> str:
+    """Return an Ethernet address in small letters with colons; other text as it is."""
+    found = text.lower().replace("-", ":")
+    return found if _MAC.fullmatch(found) else text
+
+
+def is_mac(text: str) -> bool:
+    """Tell whether ``text`` is one card's Ethernet address, as ``read_mac`` returns it.
+
+    A first byte that is odd is a group's (IEEE 802), and all zeros no card's.
+    """
+    return (
+        _MAC.fullmatch(text) is not None
+        and int(text[:2], 16) % 2 == 0
+        and text != "00:00:00:00:00:00"
+    )
+
+
 def parse_login(text: str) -> Login | None:
     """Read ``host``, ``user@host`` or ``user@host:port``; IPv6 in brackets; None if it is not."""
     match = _LOGIN.fullmatch(text)
@@ -263,6 +284,11 @@ def check_node(node: Node, report: Report, line_of: Callable[[str], int | None])
             f"watchdog must be true or false, or a kernel module's name, not {node.watchdog!r}",
         ),
         (
+            "mac",
+            node.mac is None or is_mac(node.mac),
+            f"mac {node.mac!r} is not a card's address such as 00:16:3e:5a:01:0b",
+        ),
+        (
             "sudo",
             node.sudo in SUDO,
             # Somebody may have written the password here: it is not repeated.
@@ -300,7 +326,10 @@ def check_cluster(cluster: Cluster, lines: Mapping[int, int], report: Report) ->
             (("name", node.name.lower()), f"name {node.name}"),
             (("id", node.id), f"id {node.id}"),
             (("login", login_of(node)), f"address {node.address} port {node.port or 22}"),
+            (("mac", node.mac), f"mac {node.mac}"),
         ):
+            if key == ("mac", None):
+                continue
             if key in seen:
                 text = f"node {node.name}: {what} is already node {seen[key]}'s"
                 # Not judged yet, they may hold what a terminal obeys.

@@ -21,6 +21,7 @@ from provision.cluster_rules import (
     finish,
     is_word,
     parse_login,
+    read_mac,
 )
 from provision.errors import InputError
 from provision.toml_lines import Lines
@@ -36,6 +37,7 @@ _NODE = {
     "jump",
     "key",
     "known_hosts",
+    "mac",
     "name",
     "old_ssh",
     "port",
@@ -44,7 +46,7 @@ _NODE = {
     "user",
     "watchdog",
 }
-_DEFAULTS = (_NODE - {"address", "id", "name"}) | {"arch"}
+_DEFAULTS = (_NODE - {"address", "id", "mac", "name"}) | {"arch"}
 
 
 class _Table:
@@ -236,11 +238,13 @@ def _node(
         if key not in values:
             report.add(f"node {position + 1} has no {key}", line_of(""))
     name = table.get("name", str, f"node{position + 1}")
+    mac = table.get("mac", str, None)
     node = replace(
         _fill(path, table, base),
         name=name,
         id=table.get("id", int, position + 1),
         address=table.get("address", str, name),
+        mac=None if mac is None else read_mac(mac),
         where=report.where(lines.item(position)),
     )
     check_node(node, report, line_of)

@@ -99,6 +99,8 @@ def test_names_of_commands_and_options(home: Path) -> None:
         (["config", "explain", "--to"], "", plain("y", "m", "n")),
         (["doctor"], "bu", plain("build-kernel")),
         (["deploy", "--nodes"], "c", ["file,c"]),
+        (["diskless"], "", plain("render")),
+        (["diskless", "render", "--nodes"], "c", ["file,c"]),
         (["deploy", "--force"], "root-d", plain("root-disk")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -201,7 +201,7 @@ def test_contradictions_between_policies(tmp_path: Path) -> None:
 
 def test_shipped_policies_go_together() -> None:
     for release in ("kerrighed-2.4.4", "kerrighed-3.0.0"):
-        rules = [r for name in (release, "boot") for r in policy.load(name).rules]
+        rules = [r for name in (release, "boot", "diskless") for r in policy.load(name).rules]
         policy.check_together(rules)
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "start": ("provision.cli.operate:start", "Start the Kerrighed cluster on its nodes."),
     "exec": ("provision.cli.operate:execute", "Run a command on nodes, equal output shown once."),
     "rollback": ("provision.cli.rollback:rollback", "Take back what was done to nodes."),
+    "diskless": ("provision.cli.diskless:diskless", "Boot nodes over the network, root on NFS."),
     "status": ("provision.cli.status:status", "Show what each node runs."),
     "report": ("provision.cli.report:report", "Write one HTML page about a cluster."),
 }
