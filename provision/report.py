@@ -181,14 +181,12 @@ def make(
     made: float,
     *,
     build: Artifacts | None = None,
-    config: str = "",
     checked: Checked | None = None,
 ) -> Report:
     """Return the report that the answers of a cluster's selected nodes amount to.
 
     :param moments: each node's steps in its last rollout.
     :param made: seconds since the epoch.
-    :param config: of the build.
     """
     release = None if build is None else build.kernel_release
     module = None if build is None else build.module

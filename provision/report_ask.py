@@ -62,7 +62,6 @@ def ask(
         moments,
         time.time(),
         build=build,
-        config=target.config,
         checked=policy_check.check(
             target.config, _policies(build), build.arch, _cmdline(build, answers)
         ),

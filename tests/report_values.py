@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from provision import policy_check, report
+from provision import module, policy_check, report
 from provision.artifacts import Artifacts
 from provision.cluster import Cluster, Node
 from provision.errors import FailedError, KrgError
@@ -76,7 +76,10 @@ def journal(number: int, state: str = "done", command: str = "deploy") -> tuple[
 
 def build() -> Artifacts:
     """Return a build that is not on disk."""
-    return Artifacts(Path("/nowhere"), "kerrighed-2.4.4", "x86_64", RELEASE, "0123abcd", {}, {})
+    made = Artifacts(Path("/nowhere"), "kerrighed-2.4.4", "x86_64", RELEASE, "0123abcd", {}, {})
+    # There is no .config to find it in.
+    made.__dict__["module"] = module.kerrighed()
+    return made
 
 
 def make(
@@ -115,7 +118,7 @@ def make(
         answers.append(Answer(read(there, node, facts, None), facts, text, MADE))
     checked = policy_check.check(config, ["kerrighed-2.4.4"], "x86_64", "root=/dev/hda1")
     steps = {node.name: moments(took=40.0 + node.id % 7) for node in there.nodes}
-    return report.make(there, answers, steps, MADE, build=build(), config=config, checked=checked)
+    return report.make(there, answers, steps, MADE, build=build(), checked=checked)
 
 
 def mixed() -> Report:

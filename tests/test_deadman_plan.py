@@ -196,7 +196,7 @@ class Sessions:
 def judged(doors: Sessions, now: Facts) -> tuple[boot.Result, list[str]]:
     cluster = Cluster(1, 1, (NODE,))
     steps: list[str] = []
-    trial = boot.Trial(cluster, KERNEL, "", Limits(1, 1))
+    trial = boot.Trial(cluster, KERNEL, None, Limits(1, 1))
     watched = replace(NODE, watchdog=True)
     result = boot.judge(cast(boot.Doors, doors), trial, watched, now, "x", steps.append)
     return result, steps

@@ -293,7 +293,7 @@ OTHERS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(OTHERS, st.booleans(), st.lists(st.sampled_from(range(4)), max_size=6))
 def test_custom_cfg_of_others_stays(lines: list[str], cut: bool, steps: list[int]) -> None:
     text = "".join(lines)
