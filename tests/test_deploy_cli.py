@@ -565,6 +565,15 @@ def test_paths_that_are_none(tmp_path: Path, key: str, value: str) -> None:
     assert f"{path}:5: {key} '" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_what_a_node_says_moves_no_cursor() -> None:
+    """Its kernel, its watchdog and others stand in notes and in what is said of its boot."""
+    said = "back to 2.6\x1b[2J\r\x9b1A"
+    text = "back to 2.6\\x1b[2J\\x0d\\x9b1A"
+    assert list(plan.folded([("krg1", [f"{said}\n+\ta"])])) == [("krg1", f"{text}\n+\ta")]
+    made = plan.Plan("krg1", runs=("true",), notes=(said,))
+    assert list(plan.show([made])) == [("krg1", f"run true\nnote: {text}")]
+
+
 @pytest.mark.parametrize(
     ("names", "folded"),
     [
