@@ -223,7 +223,11 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
     problems += part.problems
     notes += part.notes
     if entry is not None and not problems:
-        over = boot_entry.replaced(node, facts, target.build.kernel_release, planned)
+        written = planned
+        if any(one.is_kernel and one.file in part.files for one in packages):
+            # The kernel itself is then written by dpkg.
+            written += changes(target.files, facts)
+        over = boot_entry.replaced(node, facts, target.build.kernel_release, written)
         problems += [str(refusal) for refusal in over if refusal.rule not in target.force]
     problems += obstacles(planned, facts)
     room = preflight.space(lack_of_space(planned, facts))

@@ -292,22 +292,22 @@ def rollback(
     if not runs:
         return Plan(node.name, problems=tuple(problems))
     found = _former(runs)
+    packages = node_packages.undo(
+        [line for journal in runs for line in journal.about.get("package", ())], facts
+    )
     planned, wrong = _restored(found, facts, force)
     entry = None
-    if _loader_changed(found, facts) or list(_unbootable(planned, facts)):
+    if _loader_changed(found, facts) or list(_unbootable(planned, facts, packages.purged)):
         entry = _without_entry(node, facts, found)
     if entry is not None:
         others = {path: former for path, former in found.items() if not _is_loader(path)}
         planned, wrong = _restored(others, facts, force)
         planned = [*entry, *planned]
     problems += wrong
-    packages = node_packages.undo(
-        [line for journal in runs for line in journal.about.get("package", ())], facts
-    )
     problems += packages.problems
     planned = list(node_packages.with_theirs(planned)) if packages.first else planned
     problems += () if leaves else running(planned, facts)
-    problems += _unbootable(planned, facts)
+    problems += _unbootable(planned, facts, packages.purged)
     problems += boot_grub2.unbootable(facts, _gone(planned, packages.purged))
     problems += obstacles(planned, facts)
     problems += lack_of_space(planned, facts)
@@ -432,19 +432,20 @@ def _gone(planned: Sequence[Change], purged: Sequence[str]) -> frozenset[str]:
     return frozenset([*files, *images])
 
 
-def _unbootable(planned: Sequence[Change], facts: Facts) -> Iterator[str]:
-    """Refuse what would leave GRUB Legacy without an entry that boots, or with a wrong default."""
+def _unbootable(planned: Sequence[Change], facts: Facts, purged: Sequence[str]) -> Iterator[str]:
+    """Refuse what would leave GRUB Legacy without an entry that boots, or with a wrong default.
+
+    :param purged: the packages that dpkg removes, with the kernels in them.
+    """
     there = facts.texts.get(MENU)
     text = there.content if there is not None else None
     number = legacy.saved_index(facts.word("saved") or "")
-    gone = set()
+    gone = _gone(planned, purged)
     for change in planned:
         if there is not None and change.place == there.real:
             text = change.wanted.content
         if change.place == "/boot/grub/default" and change.wanted.content is not None:
             number = legacy.saved_index(change.wanted.content.decode("latin-1"))
-        if change.wanted.absent:
-            gone.add(change.place.rpartition("/")[2])
     if text is None:
         return
     try:

@@ -22,6 +22,7 @@ from provision.data import render
 from provision.errors import FailedError, KrgError
 from provision.fleet import ClosedError, Fleet, fleet
 from provision.node import Session
+from provision.plan import plain
 
 _HOLDER = re.compile(r"([A-Za-z0-9_.@-]{1,120}):([0-9]{1,10}):([0-9]{1,12})")
 
@@ -102,7 +103,7 @@ def held(
             elif answer.startswith("held "):
                 others[node.name] = answer.removeprefix("held ")
             else:
-                say(f"{node.name}: no lock: {answer.removeprefix('failed ')}")
+                say(f"{node.name}: no lock: {plain(answer.removeprefix('failed '))}")
         if others:
             name, holder = min(others.items())
             raise FailedError(

@@ -41,6 +41,11 @@ class Package:
     architecture: str
     file: Wanted
 
+    @property
+    def is_kernel(self) -> bool:
+        """Tell whether it brings the kernel."""
+        return self.name.startswith("linux-image-")
+
 
 @dataclass(frozen=True)
 class Installed:

@@ -16,7 +16,8 @@ from provision.facts import Facts
 from provision.node_packages import CACHE, Package
 
 _FILE = re.compile(
-    r"((?:linux-image|kerrighed-modules)-[a-z0-9+.-]+|kerrighed-tools)_([A-Za-z0-9.+~-]+)_[a-z0-9-]+\.deb"
+    r"(linux-image-[a-z0-9+.-]+|[a-z][a-z0-9-]*-modules-[a-z0-9+.-]+|kerrighed-tools"
+    r"|[a-z][a-z0-9-]*-service)_([A-Za-z0-9.+~-]+)_[a-z0-9-]+\.deb"
 )
 
 

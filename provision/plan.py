@@ -420,7 +420,10 @@ def _texts(plan: Plan, verbose: bool, diffs: bool) -> list[str]:
 
 
 def folded(texts_of: Iterable[tuple[str, Iterable[str]]]) -> Iterator[tuple[str, str]]:
-    """Yield (node set, text) out of (node, its texts): identical texts only once."""
+    """Yield (node set, text) out of (node, its texts): identical texts only once.
+
+    Texts hold words of nodes: of control characters only line ends are left in them.
+    """
     groups: dict[str, list[str]] = {}
     for name, texts in texts_of:
         for text in texts:
@@ -430,7 +433,7 @@ def folded(texts_of: Iterable[tuple[str, Iterable[str]]]) -> Iterator[tuple[str,
     for text, names in groups.items():
         together.setdefault(tuple(names), []).append(text)
     for nodes, same in together.items():
-        yield fold(nodes), "\n".join(same)
+        yield fold(nodes), "\n".join(plain(line) for text in same for line in text.split("\n"))
 
 
 def as_plan_json(plan: Plan) -> dict[str, Any]:

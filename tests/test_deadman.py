@@ -249,6 +249,17 @@ def test_a_watchdog_is_fed_until_the_trial_is_confirmed(place: Place) -> None:
     assert place.done() == []
 
 
+def test_a_watchdog_is_fed_where_that_cannot_be_written_down(place: Place) -> None:
+    watchdog = Watchdog(place)
+    # Nothing can be written there, as on a disk that is full.
+    (place.state / "trial-watchdog").mkdir()
+    place.order(60_000, watchdog=True)
+    place.start()
+    watchdog.read(b".\n.\n.\n")
+    assert place.settle() == "confirmed fed"
+    assert watchdog.read(b"").endswith(b"V")
+
+
 def test_a_watchdog_that_cannot_be_stopped_is_fed_on(place: Place) -> None:
     watchdog = Watchdog(place)
     (place.root / "dmesg").write_text("i6300ESB: initialized. heartbeat=30 sec (nowayout=1)\n")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import struct
 import subprocess
@@ -21,6 +22,8 @@ from provision.deploy import Target, make_plan
 from provision.errors import InputError
 from provision.facts import Facts, Seen, Space, Text
 from provision.fleet import fleet
+from provision.node_packages import Package
+from provision.plan import Wanted
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RELEASE = "2.6.20-krg-t"
@@ -355,6 +358,24 @@ def test_another_kernel_of_the_name_that_boots_by_default(tmp_path: Path) -> Non
     # Not the default, or nothing there yet: an ordinary change.
     assert not planned(tmp_path / "e", replace(there, texts=some_facts(menu).texts)).problems
     assert not planned(tmp_path / "f", replace(there, files={})).problems
+    # Nor does dpkg write over it, once that is of another build.
+    deb = Wanted("/var/cache/krg-provision/x.deb", "1" * 64, 1, 0o644)
+    package = Package(f"linux-image-{RELEASE}", "2", "amd64", deb)
+    for version, kernel_there, refused in (
+        ("1", other, True),
+        ("2", other, False),
+        ("1", Seen(0o100644, 7, hashlib.sha256(b"vmlinuz").hexdigest()), False),
+    ):
+        said = f"package {package.name} {version} install ok installed\n"
+        answer = replace(
+            there,
+            words={**there.words, "dpkg_architecture": "amd64"},
+            files={kernel: kernel_there},
+            blobs={"packages": f"{said}package kmod 1 install ok installed\n".encode()},
+        )
+        target = replace(make_target(tmp_path / f"{version}{refused}"), packages=(package,))
+        problems = make_plan(target, target.cluster.nodes[0], answer).problems
+        assert problems == ((problem,) if refused else ())
 
 
 def test_notes_say_what_is_not_covered(tmp_path: Path) -> None:
@@ -542,6 +563,15 @@ def test_paths_that_are_none(tmp_path: Path, key: str, value: str) -> None:
     done = run("status", "--nodes", str(path))
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{path}:5: {key} '" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_a_node_says_moves_no_cursor() -> None:
+    """Its kernel, its watchdog and others stand in notes and in what is said of its boot."""
+    said = "back to 2.6\x1b[2J\r\x9b1A"
+    text = "back to 2.6\\x1b[2J\\x0d\\x9b1A"
+    assert list(plan.folded([("krg1", [f"{said}\n+\ta"])])) == [("krg1", f"{text}\n+\ta")]
+    made = plan.Plan("krg1", runs=("true",), notes=(said,))
+    assert list(plan.show([made])) == [("krg1", f"run true\nnote: {text}")]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from provision import journal, node_packages
 from provision.cluster import Node
-from provision.facts import Facts, Seen
+from provision.facts import Facts, Seen, Text
 
 NODE = Node("krg1", 1, "10.0.0.1")
 
@@ -128,6 +129,44 @@ def test_packages_back_and_forth() -> None:
     assert " -i /var/cache/krg-provision/kerrighed-tools_1_amd64.deb" in found.first[1]
     found = node_packages.undo(noted, blob("package kerrighed-tools 3 install ok installed"))
     assert "by somebody else" in found.problems[0]
+
+
+@pytest.mark.parametrize("packaged", [False, True])
+def test_no_kernel_goes_that_update_grub_made_the_default(packaged: bool) -> None:
+    """As a file or with its package, it is what menu.lst boots: listed first since it came."""
+    menu, kernel = "/boot/grub/menu.lst", "/boot/vmlinuz-2.6.20-krg"
+    entry = "title {0}\nkernel /boot/vmlinuz-{0} root=/dev/hda1 ro\n"
+    before = ("default 0\ntimeout 5\n" + entry.format("2.6.18")).encode()
+    ours = (
+        "### BEGIN KRG-PROVISION +0 ###\n"
+        + entry.format("2.6.20-krg")
+        + "### END KRG-PROVISION ###\n"
+    ).encode()
+    listed = before.replace(b"title", entry.format("2.6.20-krg").encode() + b"title", 1)
+    lines = [f"path {file(before)[0]} 600 0 0 {file(before + ours)[0]} yes {menu}"]
+    files = {}
+    if packaged:
+        lines.append("package linux-image-2.6.20-krg - 1 i386")
+    else:
+        token, files[kernel] = file(b"kernel")
+        lines.append(f"path absent - - - {token} no {kernel}")
+    for now, refused in ((before + ours, False), (listed + ours, True)):
+        found = facts(one(1, "done", "deploy", *lines), **files, **{menu: file(now)[1]})
+        installed = b"package linux-image-2.6.20-krg 1 install ok installed"
+        blobs = {f"copy {name(1)} {menu}": before, "packages": installed}
+        plan = journal.rollback(
+            NODE,
+            replace(
+                found,
+                words={"uid": "0", "kernel": "2.6.18"},
+                texts={menu: Text(now, 0o100755, 0, 0, menu)},
+                blobs={**found.blobs, **blobs},
+            ),
+        )
+        assert [text.partition(":")[2] for text in plan.problems] == (
+            [" default is an entry whose kernel would be removed: change it first"] * refused
+        )
+        assert plan.empty == refused
 
 
 @given(st.binary(max_size=300), st.sampled_from(["state", "path", "added", "number", "undoes"]))

@@ -58,6 +58,18 @@ def test_what_goes(runs: list[tuple[str, bytes]], installed: str, gone: list[int
     assert package_cache.unneeded([], facts) == ()
 
 
+def test_packages_of_any_module() -> None:
+    """They are called after it; dpkg is asked for all that are called so."""
+    stay = ("ring-modules-2.6.20_2_amd64.deb", "ring-service_2_amd64.deb")
+    go = ("ring-modules-2.6.20_1_amd64.deb", "ring-service_1_amd64.deb")
+    said = "\n".join(
+        [f"package {name.split('_')[0]} 2 install ok installed" for name in stay]
+        + [f"cached {name}" for name in (*stay, *go)]
+    )
+    facts = Facts(blobs={"packages": said.encode()})
+    assert package_cache.unneeded([COMING], facts) == tuple(f"{CACHE}/{name}" for name in go)
+
+
 def test_it_is_part_of_the_plan() -> None:
     path = f"{CACHE}/{versions(1)[0]}"
     made = Plan("krg1", runs=("true",), drops=(path,))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,26 @@ def test_a_node_whose_seal_holds_says_no_more(shell: tuple[str, ...]) -> None:
     assert ask(whole.seal) == b"same yes\nend\n"
     other = facts.parse(ask(SEAL), MARK)
     assert other.complete and other.seal == whole.seal and other.files == whole.files
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_a_seal_covers_what_starts_scripts(shell: tuple[str, ...], tmp_path: Path) -> None:
+    """A node with nothing to change gets update-rc.d: its script can be started at boot now."""
+
+    def ask(known: str) -> facts.Facts:
+        there = re.sub(r"(?m)^PATH=[^;]*", f"PATH={tmp_path}:/usr/bin:/bin", script(known), count=1)
+        done = subprocess.run(
+            [*shell, "-c", there], stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+        return facts.parse(done.stdout, MARK)
+
+    without = ask("")
+    assert without.seal is not None and without.word("tool") is None
+    assert ask(without.seal).word("same") == "yes"
+    (tmp_path / "update-rc.d").write_text("#!/bin/sh\n")
+    (tmp_path / "update-rc.d").chmod(0o755)
+    answer = ask(without.seal)
+    assert (answer.word("same"), answer.word("tool")) == (None, "update-rc.d")
 
 
 def test_no_seal_where_a_text_was_not_what_was_sealed() -> None:

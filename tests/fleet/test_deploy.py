@@ -554,7 +554,12 @@ def test_a_node_known_to_be_as_wanted_is_asked_again_when_anything_changed(
     (kept,) = (host.directory / "home").rglob("unchanged.json")
     seals = json.loads(kept.read_text())["nodes"]
     assert list(seals) == ["krg1"]
-    assert state() == "unchanged"
+    # From here on every look that is not short is seen.
+    shim, looks = node.path("/usr/local/sbin/id"), node.path("/run/looks")
+    shim.parent.mkdir(exist_ok=True)
+    shim.write_text('#!/bin/sh\necho >>/run/looks\nexec /usr/bin/id "$@"\n')
+    shim.chmod(0o755)
+    assert state() == "unchanged" and not looks.exists()
     module = node.path(f"/lib/modules/{RELEASE}/extra/kerrighed.ko")
     link, settings = node.path("/usr/local/bin/migrate"), node.path("/etc/default/kerrighed")
     started = node.path("/etc/rc2.d")
@@ -595,7 +600,9 @@ def test_a_node_known_to_be_as_wanted_is_asked_again_when_anything_changed(
     found = []
     for change, back in cases:
         change()
+        looks.unlink(missing_ok=True)
         found.append((state(), json.loads(kept.read_text())["nodes"]))
+        assert looks.exists()
         back()
         # Looked at whole once more; the same state has the same seal.
         assert state() == "unchanged" and json.loads(kept.read_text())["nodes"] == seals
