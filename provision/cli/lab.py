@@ -176,6 +176,7 @@ def ssh(node: int, command: tuple[str, ...], name: str) -> None:
 
     state.cluster_file(name)
     found = state.load_up(name)
+    state.require_running(found, found.node(node))
     argv = disk_node.ssh_command(found, found.node(node), command)
     if shutil.which(argv[0]) is None:
         raise MissingError("ssh: not found on this machine", hint="apt-get install openssh-client")

@@ -99,10 +99,13 @@ def up(
         )
     with state.locked(name):
         _check_down(name)
+        network = state.network_of(labs_dir() / name)
+        _check_strays(name, network)
+        qemu.check_network(network)
         _check_memory(nodes * memory)
         _check_space(nodes * (LOG_MEGABYTES if bootloader == "none" else DISK_MEGABYTES))
         base = None
-        with _space_named():
+        with _space_named(cache_dir(), "the nodes' programs are made", "XDG_CACHE_HOME"):
             # Of a build without Kerrighed's tools there is none: its nodes have disks.
             plain = bootloader != "none" and "tools/bin/krgadm" not in artifacts.files
             image = None if plain else initramfs(artifacts)
@@ -121,11 +124,10 @@ def up(
             nodes=tuple(LabNode(n, str(uuid.uuid4()), port) for n, port in enumerate(ports, 1)),
             bootloader=bootloader,
         )
-        qemu.check_network(lab)
         _lay_out(lab)
         try:
             if base is not None:
-                with _space_named():
+                with _space_named(labs_dir(), "the nodes' disks are made", "XDG_STATE_HOME"):
                     disk_node.lay_out(lab, base)
             for node in lab.nodes:
                 if image is None or base is not None:
@@ -219,6 +221,15 @@ def _check_down(name: str) -> None:
         )
 
 
+def _check_strays(name: str, network: tuple[str, int]) -> None:
+    if left := [str(pid) for pid in qemu.strays(network)]:
+        raise InputError(
+            f"nodes of an earlier lab {name} still run, and its directory knows nothing of "
+            f"them: process {', '.join(left)}",
+            hint=f"kill {' '.join(left)}",
+        )
+
+
 def _check_memory(megabytes: int) -> None:
     found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
     if found and megabytes > (available := int(found[1]) // 1024):
@@ -239,26 +250,40 @@ def _check_space(megabytes: int) -> None:
 
 
 @contextlib.contextmanager
-def _space_named() -> Iterator[None]:
+def _space_named(place: Path, what: str, variable: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise MissingError(
-            f"no space left in {cache_dir()}, where the nodes' programs are made",
-            hint="make room there (about 100 MB), or set XDG_CACHE_HOME to a place with some",
+            f"no space left in {place}, where {what}",
+            hint=f"make room there (about 100 MB), or set {variable} to a place with some",
         ) from error
 
 
 def _lay_out(lab: Lab) -> None:
-    """Make the lab's directory anew: only logs of an earlier run can be in the way."""
-    lab.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Make the lab's directory anew: logs of an earlier run go, and nothing else."""
+    try:
+        lab.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError as error:
+        raise _in_the_way(lab.directory) from error
     for old in lab.directory.glob("node*"):
+        if not old.name.removeprefix("node").isdigit():
+            continue
+        if old.is_symlink() or not old.is_dir():
+            raise _in_the_way(old)
         shutil.rmtree(old)
     for node in lab.nodes:
         lab.path(node).mkdir(mode=0o700)
     state.save(lab)
+
+
+def _in_the_way(path: Path) -> InputError:
+    return InputError(
+        f"{path}: not a directory of a lab's, and in the way of one",
+        hint="move it away, or take another --name",
+    )
 
 
 def _ports(name: str, count: int) -> list[int]:

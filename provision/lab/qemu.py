@@ -9,7 +9,9 @@ them is this program's to report. It is asked to quit through its own control so
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import secrets
 import shutil
 import signal
 import socket
@@ -53,7 +55,6 @@ def arguments(lab: Lab, node: LabNode, boot: Sequence[str]) -> list[str]:
 
     :param boot: what it boots from: ``kernel_boot`` or ``disk_boot``.
     """
-    group, port = lab.network
     return [
         *("-name", f"krg-lab-{lab.name}-{node.number}", "-uuid", node.uuid),
         *("-M", "pc", "-accel", lab.accel, "-cpu", CPU[lab.has_disks].get(lab.arch, "qemu64")),
@@ -68,10 +69,30 @@ def arguments(lab: Lab, node: LabNode, boot: Sequence[str]) -> list[str]:
         *("-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off"),
         *("-serial", "chardev:agent"),
         *("-qmp", "unix:qmp.sock,server=on,wait=off", "-monitor", "none"),
-        *("-netdev", f"socket,id=cluster,mcast={group}:{port},localaddr=127.0.0.1"),
+        *("-netdev", _cluster_card(lab.network)),
         *("-device", f"e1000,netdev=cluster,mac={lab.mac(node)},romfile=,addr=0x4"),
         *("-daemonize", "-pidfile", "qemu.pid"),
     ]
+
+
+def _cluster_card(network: tuple[str, int]) -> str:
+    group, port = network
+    return f"socket,id=cluster,mcast={group}:{port},localaddr=127.0.0.1"
+
+
+def strays(network: tuple[str, int]) -> list[int]:
+    """Return the ids of all nodes' processes on a network that one lab alone uses.
+
+    Where no state file knows of them, they are what is left of a lab whose directory was
+    removed: they would be taken for nodes of the new one.
+    """
+    word = _cluster_card(network).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return sorted(found)
 
 
 def kernel_boot(lab: Lab, node: LabNode, kernel: Path, initrd: Path) -> list[str]:
@@ -108,7 +129,12 @@ def start(lab: Lab, node: LabNode, boot: Sequence[str]) -> None:
     result = LocalRunner().run(argv, cwd=lab.path(node), timeout=60, check=False)
     if not result.ok:
         said = result.output.strip().splitlines()[-1:] or ["no output"]
-        raise FailedError(f"node {node.number}: QEMU did not start: {said[0]}")
+        # Between the look for a free port and QEMU's start somebody else can take it.
+        taken = "host forwarding" in said[0]
+        raise FailedError(
+            f"node {node.number}: QEMU did not start: {said[0]}",
+            hint="its port was taken meanwhile: lab up looks for a free one" if taken else None,
+        )
 
 
 def stop(lab: Lab, node: LabNode) -> bool:
@@ -116,9 +142,12 @@ def stop(lab: Lab, node: LabNode) -> bool:
     with process(lab, node) as running:
         if running is None:
             return False
+        asked = False
         with contextlib.suppress(FailedError, OSError, ValueError):
             _quit(lab.path(node))
-        for number, patience in ((None, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
+            asked = True
+        polite = 5.0 if asked else 0.0
+        for number, patience in ((None, polite), (signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
             if number is not None:
                 running.signal(number)
             if running.ended(patience):
@@ -151,14 +180,14 @@ def command(directory: Path, *commands: tuple[str, Mapping[str, object]]) -> Non
                 raise FailedError(f"{directory.name}: QEMU: {answer['error'].get('desc')}")
 
 
-def check_network(lab: Lab) -> None:
+def check_network(network: tuple[str, int]) -> None:
     """Send one multicast packet over loopback and receive it, as the nodes will.
 
-    :raises MissingError: it does not arrive.
+    :raises MissingError: it does not arrive, or another program has the port.
     """
-    group, port = lab.network
+    group, port = network
     where = socket.inet_aton("127.0.0.1")
-    token = lab.nodes[0].uuid.encode()
+    token = secrets.token_bytes(16)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
         try:
             link.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -175,6 +204,12 @@ def check_network(lab: Lab) -> None:
                     return
             said = "nothing arrived"
         except OSError as error:
+            # QEMU shares its port with others of its network; who does not is no node.
+            if error.errno == errno.EADDRINUSE:
+                raise MissingError(
+                    f"UDP port {port}, the network of this lab, is in use by another program",
+                    hint="take another --name: each has a port of its own",
+                ) from error
             said = str(error)
     raise MissingError(
         f"multicast over loopback does not work here ({said}), and the nodes' network is that",

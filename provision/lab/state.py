@@ -30,6 +30,18 @@ FORMAT = 1
 STATE = "lab.json"
 CLUSTER = "cluster.toml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+# What is no text in lab.json, besides the nodes.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "session": int,
+    "memory": int,
+    "created": (int, float),
+}
+# A directory where the file should be, or a file where the lab's directory should be, is as
+# little a lab's state as other text is.
+_NOT_OURS = (
+    *(ValueError, TypeError, KeyError, AttributeError),
+    *(IsADirectoryError, NotADirectoryError),
+)
 
 
 @dataclass(frozen=True)
@@ -94,18 +106,23 @@ class Lab:
 
     @property
     def network(self) -> tuple[str, int]:
-        """Return the multicast group and port that this lab alone uses.
-
-        From the administratively scoped block (RFC 2365), by a digest of the lab's
-        place: labs of one user and of several users stay apart.
-        """
-        digest = hashlib.sha256(str(self.directory).encode()).digest()
-        return f"239.255.{digest[0]}.{digest[1]}", 20000 + int.from_bytes(digest[2:4]) % 40000
+        """Return the multicast group and port that this lab alone uses."""
+        return network_of(self.directory)
 
     def mac(self, node: LabNode) -> str:
         """Return a node's locally administered address, the same at every start."""
         digest = hashlib.sha256(self.name.encode()).hexdigest()
         return f"02:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}:00:{node.number:02x}"
+
+
+def network_of(directory: Path) -> tuple[str, int]:
+    """Return the multicast group and port of the lab in ``directory``.
+
+    From the administratively scoped block (RFC 2365), by a digest of the lab's
+    place: labs of one user and of several users stay apart.
+    """
+    digest = hashlib.sha256(str(directory).encode()).digest()
+    return f"239.255.{digest[0]}.{digest[1]}", 20000 + int.from_bytes(digest[2:4]) % 40000
 
 
 def checked_name(name: str) -> str:
@@ -138,12 +155,18 @@ def load(name: str) -> Lab | None:
             LabNode(int(n["number"]), str(n["uuid"]), int(n.get("port", 0)))
             for n in raw.pop("nodes")
         )
+        if not nodes:
+            raise ValueError("no nodes")
+        for key, value in raw.items():
+            if not isinstance(value, _KINDS.get(key, str)):
+                raise ValueError(f"{key} is {value!r}")
         return Lab(**raw, nodes=nodes)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _NOT_OURS as error:
+        said = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"{path}: not the state of a lab ({error})",
+            f"{path}: not the state of a lab ({said})",
             hint="end its QEMU processes by hand and remove the file",
         ) from error
 
@@ -227,6 +250,15 @@ def pid(lab: Lab, node: LabNode) -> int | None:
     """Return the process id of the node's QEMU, or None if it does not run."""
     with process(lab, node) as found:
         return found.pid if found else None
+
+
+def require_running(lab: Lab, node: LabNode) -> None:
+    """Raise FailedError, which names its console's log, if the node's QEMU does not run."""
+    if pid(lab, node) is None:
+        raise FailedError(
+            f"node {node.number} of lab {lab.name} does not run",
+            hint=f"its console so far: {lab.path(node) / 'console.log'}",
+        )
 
 
 def _open_process(pid_file: Path, uuid: str) -> Process | None:

@@ -12,7 +12,6 @@ import time
 import tty
 
 from provision.console import say
-from provision.errors import FailedError
 from provision.lab import agent, state
 from provision.lab.state import Lab, LabNode
 
@@ -28,11 +27,7 @@ def attach(lab: Lab, node: LabNode) -> None:
 
     :raises FailedError: the node does not run.
     """
-    if state.pid(lab, node) is None:
-        raise FailedError(
-            f"node {node.number} of lab {lab.name} does not run",
-            hint=f"its console so far: {lab.path(node) / 'console.log'}",
-        )
+    state.require_running(lab, node)
     with agent.connect(lab.path(node), "console.sock", 5.0) as link:
         link.settimeout(None)
         if not sys.stdin.isatty():

@@ -115,7 +115,7 @@ def test_two_at_once(lab: Lab) -> None:
 
 
 def test_multicast_over_loopback(lab: Lab) -> None:
-    qemu.check_network(lab)
+    qemu.check_network(lab.network)
 
 
 def test_answers_of_nodes() -> None:
