@@ -8,7 +8,7 @@ is printed; only tests that passed count.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 KEY = "fault_points"
 
@@ -25,15 +25,22 @@ def table(properties: Iterable[tuple[str, object]]) -> list[str]:
             counts[where, fault] += int(number)
     if not counts:
         return []
-    rows = list(dict.fromkeys(where for where, _ in counts))
-    rows.sort(key=lambda where: where.partition(",")[0])
-    columns = list(dict.fromkeys(fault for _, fault in counts))
+    rows = sorted({where for where, _ in counts})
+    faults = {row: tuple(sorted(fault for where, fault in counts if where == row)) for row in rows}
+    lines = []
+    # What happens to a script is not what happens to a client: a table for each.
+    for columns in sorted(set(faults.values())):
+        lines += _block([row for row in rows if faults[row] == columns], columns, counts)
+    return [*lines, f"{counts.total()} fault points"]
+
+
+def _block(
+    rows: Sequence[str], columns: Sequence[str], counts: Mapping[tuple[str, str], int]
+) -> list[str]:
     width = max(map(len, rows))
     lines = [" " * width + "".join(f"  {name}" for name in (*columns, "all"))]
     for row in rows:
         numbers = [counts[row, column] for column in columns]
         cells = zip((*columns, "all"), (*numbers, sum(numbers)), strict=True)
-        lines.append(
-            f"{row:{width}}" + "".join(f"  {count or '-':>{len(name)}}" for name, count in cells)
-        )
-    return [*lines, f"{counts.total()} fault points"]
+        lines.append(f"{row:{width}}" + "".join(f"  {count:>{len(name)}}" for name, count in cells))
+    return [*lines, ""]

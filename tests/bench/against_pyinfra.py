@@ -6,6 +6,7 @@ It is no dependency of the project: it gets an environment of its own below the 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -76,4 +77,4 @@ def prepare(hosts: Hosts, program: Path, forks: int, top: Path) -> list[str]:
 
 def changed_nothing(said: str, count: int) -> bool:
     """Tell from what it printed whether all files were right on so many hosts."""
-    return said.count("] No changes") == count * len(FILES)
+    return len(re.findall(r"\] +No changes", said)) == count * len(FILES)

@@ -112,15 +112,17 @@ class Machine:
 
     def start_server(self) -> None:
         """Start its SSH server if there is none, as a person at its console would."""
-        if not self.host.path("/run/sshd.pid").exists():
-            if self._server is not None:
-                self._server.wait()
-            self._serve()
+        with self._turn:
+            if not self.host.path("/run/sshd.pid").exists():
+                if self._server is not None:
+                    self._server.wait()
+                self._serve()
 
     def change_host_key(self) -> None:
         """Give it a new key, of which its server learns at once."""
-        self._make_host_key()
-        self.signal_inside(self.host.path("/run/sshd.pid").read_text().strip(), "HUP")
+        with self._turn:
+            self._make_host_key()
+            self.signal_inside(self.host.path("/run/sshd.pid").read_text().strip(), "HUP")
 
     def signal_inside(self, pid: str, name: str) -> None:
         """Send a signal to a process by its number inside."""
