@@ -229,6 +229,8 @@ def _switch(doors: Doors, node: Node, release: str, make: Callable[..., Switch],
         said = deadman.settle(session)
         if said == "gave up" and make is boot_entry.commit:
             raise _GaveUpError("it is restarting by itself")
+        if said not in deadman.SETTLED and make is boot_entry.commit:
+            raise FailedError("it could not be told that its trial is over, and may restart")
         facts = session.facts([], idle=60.0)
         plan = switch_plan(node, make(facts, release, node), facts)
         if not plan.empty:

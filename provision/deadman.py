@@ -204,6 +204,10 @@ def clear(session: Session) -> None:
         raise FailedError(said.removeprefix("failed ") or "it did not forget the trial before")
 
 
+# What a node may say when its trial is settled.
+SETTLED = ("confirmed", "confirmed fed", "gave up", "none")
+
+
 def settle(session: Session) -> str:
     """Confirm a trial: from now on the node stays up.
 

@@ -293,7 +293,9 @@ def rollback(
         return Plan(node.name, problems=tuple(problems))
     found = _former(runs)
     packages = node_packages.undo(
-        [line for journal in runs for line in journal.about.get("package", ())], facts
+        [line for journal in runs for line in journal.about.get("package", ())],
+        facts,
+        leaves=leaves,
     )
     planned, wrong = _restored(found, facts, force)
     entry = None

@@ -216,13 +216,14 @@ class Undo:
     purged: tuple[str, ...] = ()
 
 
-def undo(lines: Sequence[str], facts: Facts) -> Undo:
+def undo(lines: Sequence[str], facts: Facts, *, leaves: bool = False) -> Undo:
     """Return what undoes the installations that journals noted, the oldest first.
 
     Packages that were not there before are purged; others come back in their former version,
     if its file is still in CACHE.
 
     :param lines: the values of the word ``package``: name, version before, version, architecture.
+    :param leaves: the node is restarted into another kernel before.
     """
     have = read(facts)
     purge, back, problems = [], [], []
@@ -240,7 +241,7 @@ def undo(lines: Sequence[str], facts: Facts) -> Undo:
         else:
             back.append(f"{CACHE}/{name}_{version}_{arch}.deb")
     running = f"linux-image-{facts.word('kernel')}"
-    if running in purge:
+    if running in purge and not leaves:
         problems.append(f"{running} is the kernel that runs: boot another entry first")
     first = []
     if have.broken:
@@ -250,6 +251,14 @@ def undo(lines: Sequence[str], facts: Facts) -> Undo:
     if back:
         first.append(f"{_DPKG} --force-confold -i {' '.join(back)} </dev/null")
     return Undo(tuple(first), tuple(problems), tuple(purge))
+
+
+def purges(command: str) -> frozenset[str]:
+    """Return the kernel releases that a command of :func:`undo` purges."""
+    if not command.startswith(f"{_DPKG} -P "):
+        return frozenset()
+    start = "linux-image-"
+    return frozenset(w.removeprefix(start) for w in command.split() if w.startswith(start))
 
 
 def _noted(lines: Sequence[str]) -> dict[str, tuple[str, str, frozenset[str]]]:

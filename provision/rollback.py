@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from provision import boot, boot_entry, evidence
+from provision import boot, boot_entry, deadman, evidence, node_packages
 from provision.boot import Limits
 from provision.cluster import Node
 from provision.deploy import Outcome, apply_plans, seen_as
@@ -41,6 +41,8 @@ def leaves(outcome: Outcome) -> bool:
     """Tell whether a node has to be restarted before its plan can be carried out."""
     if outcome.plan is None or outcome.facts is None:
         return False
+    if outcome.facts.word("kernel") in _going(outcome.plan):
+        return True
     return any(running(outcome.plan.changes, outcome.facts))
 
 
@@ -123,11 +125,12 @@ def carry_back(
 def _going(plan: Plan) -> frozenset[str]:
     """Return the kernel releases that a plan removes: none of them may be booted before it."""
     start = "/boot/vmlinuz-"
-    return frozenset(
+    files = frozenset(
         change.place.removeprefix(start)
         for change in plan.changes
         if change.wanted.absent and change.place.startswith(start)
     )
+    return files.union(*(node_packages.purges(command) for command in plan.first))
 
 
 def _leave_and_go_back(
@@ -139,6 +142,8 @@ def _leave_and_go_back(
     date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     among.session(node).close()
     with among.again(node) as session:
+        # A trial that a killed deploy has left would restart the node once more.
+        deadman.settle(session)
         facts = session.facts((), running=True, idle=60.0)
         release = facts.word("kernel") or ""
         going = _going(printed)

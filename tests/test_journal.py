@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision import journal, node_packages
+from provision import journal, node_packages, rollback
 from provision.cluster import Node
 from provision.facts import Facts, Seen, Text
 
@@ -177,3 +177,22 @@ def test_a_journal_that_is_not_ours_is_never_obeyed(raw: bytes, word: str) -> No
         assert all(each.path.startswith("/") and " " not in each.path for each in found.paths)
     journal.rollback(NODE, made)
     node_packages.read(made)
+
+
+def test_a_running_kernel_is_purged_only_after_a_restart() -> None:
+    noted = ["linux-image-2.6.20-krg - 1 i386"]
+    there = b"package linux-image-2.6.20-krg 1 install ok installed"
+    text = one(1, "done", "deploy", f"package {noted[0]}").partition("\n")[2]
+    made = Facts(
+        words={"uid": "0", "kernel": "2.6.20-krg"},
+        blobs={f"journal {name(1)}": text.encode(), "packages": there},
+        space={place: Space("/", 1 << 30) for place in ("/boot", "/etc", "/var")},
+        complete=True,
+    )
+    node = Node("krg1", 1, "10.0.0.1")
+    assert "is the kernel that runs" in " ".join(journal.rollback(node, made).problems)
+    planned = rollback._planned(node, made, rollback.Wish(reboot=True))
+    assert planned.state == "would change", planned.error
+    # It has to be left before, and its entry with it.
+    assert rollback.leaves(planned)
+    assert planned.plan is not None and rollback._going(planned.plan) == {"2.6.20-krg"}
