@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from provision import journal, node_packages, rollback
 from provision.cluster import Node
-from provision.facts import Facts, Seen, Text
+from provision.facts import Facts, Seen, Space, Text
 
 NODE = Node("krg1", 1, "10.0.0.1")
 
