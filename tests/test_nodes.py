@@ -18,7 +18,7 @@ from provision.cli.nodes import nodes_options
 from provision.cluster import in_use, is_host, parse_set, select, select_all
 from provision.errors import InputError
 from provision.lab import state
-from provision.lab.state import Lab
+from provision.lab.state import Lab, LabNode
 from provision.paths import labs_dir
 
 
@@ -133,7 +133,7 @@ def test_a_kerrighed_nodes_file_beside_is_a_file(here: Path) -> None:
 
 
 def test_a_labs_nodes(here: Path, home: Path) -> None:
-    made = Lab("demo", 1, "b", "i386", "r", 1, "tcg", 0.0, (), "none")
+    made = Lab("demo", 1, "b", "i386", "r", 1, "tcg", 0.0, (LabNode(1, "u"),), "none")
     made.directory.mkdir(parents=True)
     state.save(made)
     assert "lab demo has no boot loader and no SSH" in wrong("lab:demo")
