@@ -67,7 +67,8 @@ def test_a_table_on_a_terminal_and_lines_in_a_pipe(hosts: Hosts, build: Path) ->
     # Moves of the cursor are no colours.
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", said)
     plain = re.sub(r" +\n", "\n", ESCAPE.sub("", said).replace("\r", ""))
-    assert re.search(r"(?m)^reading facts +\d  krg", plain)
+    # Two looks a second: who is in that state for less may not be seen in it.
+    assert re.search(r"(?m)^reading facts +\d", plain)
     assert "krg2: failed: unpacking: no tar today\n" in plain
     assert "krg1: done" not in plain
     # What stays on the screen is the last table, and it stands below the failure.
