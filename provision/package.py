@@ -31,7 +31,6 @@ from provision.errors import FailedError, InputError, MissingError
 from provision.package_plan import DEBIAN_ARCH, MAINTAINER, Recipe, Wishes, plan
 from provision.paths import packages_dir
 from provision.progress import Phases
-from provision.runner import LocalRunner
 from provision.space import need_space
 
 FORMAT = 1
@@ -277,7 +276,10 @@ def _one(
     folder = data_dir("templates") / "packages" / recipe.id
     for control in ("control", *_CONTROL):
         if control == "control" or (folder / f"{control}.j2").is_file():
-            stage.write(f"DEBIAN/{control}", render(f"packages/{recipe.id}/{control}.j2", **values))
+            text = render(f"packages/{recipe.id}/{control}.j2", **values)
+            stage.write(f"DEBIAN/{control}", text)
+            if control == "control":
+                _check_control(text, recipe)
     stage.write("DEBIAN/md5sums", sums)
     target_file = place / recipe.file
     stage.build(target_file, wishes.compression)
@@ -359,16 +361,16 @@ def _shared_libraries(stage: Stage, where: str) -> str:
     return f"libc6 (>= {newest[0]}.{newest[1]})" if newest[0] else "libc6"
 
 
-def _entry(path: Path, recipe: Recipe) -> dict[str, object]:
-    """Return a package's line in packages.json, after looking at what was written."""
-    done = LocalRunner().run(
-        ["dpkg-deb", "-f", str(path), "Package", "Version", "Architecture"],
-        env={"LC_ALL": "C"}, timeout=60,
-    )  # fmt: skip
-    said = dict(line.split(": ", 1) for line in done.output.splitlines() if ": " in line)
+def _check_control(text: str, recipe: Recipe) -> None:
+    """Compare what a package will say of itself with what the plan calls it."""
+    said = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
     have = (said.get("Package"), said.get("Version"), said.get("Architecture"))
     if have != (recipe.name, recipe.version, recipe.architecture):
-        raise FailedError(f"{path.name}: says of itself {have}")
+        raise FailedError(f"{recipe.file}: says of itself {have}")
+
+
+def _entry(path: Path, recipe: Recipe) -> dict[str, object]:
+    """Return a package's line in packages.json."""
     return {
         "file": path.name,
         "package": recipe.name,

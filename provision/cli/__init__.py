@@ -95,10 +95,17 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _open_stdout() -> None:
+    """Give a closed standard output (>&-) a place: click before 8.1.4 would write to nothing."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with the codes named in ``provision.errors``."""
     # A service manager stops programs with SIGTERM: clean up as for Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
+    _open_stdout()
     args = sys.argv[1:] if argv is None else argv
     debug = "--debug" in args
     try:
