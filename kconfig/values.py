@@ -459,7 +459,8 @@ class _EarlyChoice(kconfiglib.Choice):  # type: ignore[misc]
 
     def _selection_from_defaults(self) -> Any:
         for symbol, condition in self.defaults:
-            if truth(condition) and symbol.look():
+            # A text in quotes is no symbol that could be chosen: the program finds it invisible.
+            if truth(condition) and not symbol.is_constant and symbol.look():
                 return symbol
         return next((symbol for symbol in self.syms if symbol.look()), None)
 

@@ -101,6 +101,17 @@ def _open_stdout() -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
+def _drop_stdout() -> None:
+    """Write what can still be written to standard output; the rest goes nowhere.
+
+    Otherwise Python would try again when it ends, and exit with 120.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with the codes named in ``provision.errors``."""
     # A service manager stops programs with SIGTERM: clean up as for Ctrl-C.
@@ -121,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (``| head``): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         sys.exit(0)
     except KrgError as error:
         if debug:
@@ -135,6 +146,7 @@ def main(argv: list[str] | None = None) -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"krg-provision: error: {where}{error.strerror or error}", err=True)
+        _drop_stdout()
         sys.exit(3)
     except Exception as error:
         # A bug of ours: the traceback is for those who ask for it.
