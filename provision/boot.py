@@ -102,8 +102,8 @@ def restarted(before: Facts, now: Facts, *, marked: bool = False) -> bool:
 
     :param marked: a mark was left in its memory; where that is gone, so is the boot.
 
-    Another boot_id is not enough to ask for: 2.6.20 has nothing but its clock to make one
-    from when it starts, and two starts have been seen to get the same.
+    Another boot_id is not all that is asked for: a kernel that starts with little to make random
+    numbers from may give the same one twice.
     """
     if before.word("boot_id") != now.word("boot_id"):
         return True

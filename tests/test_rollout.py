@@ -262,7 +262,7 @@ def test_a_node_whose_boot_loader_is_not_ours_is_not_restarted() -> None:
     [
         (("a", "100.0 9"), ("a", "101.0 9"), False),
         (("a", "100.0 9"), ("b", "101.0 9"), True),
-        # The same boot_id twice, as 2.6.20 can make it.
+        # The same boot_id twice.
         (("a", "100.0 9"), ("a", "3.0 1"), True),
         (("a", "odd"), ("a", ""), False),
     ],
