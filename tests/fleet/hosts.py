@@ -212,13 +212,15 @@ class Hosts:
         return self.client.command(sys.executable, "-m", "provision", *arguments)
 
     def environment(self) -> dict[str, str]:
-        # A home of its own: no agent, keys, ssh configuration or known hosts of the tester.
+        # A home of its own: no agent, keys, ssh configuration or known hosts of the tester. No
+        # width of a screen either: pytest-xdist gives its workers one of 80 columns, and rich
+        # believes that before it asks the terminal.
         home = self.directory / self.operator
         home.mkdir(exist_ok=True)
         kept = {
             k: v
             for k, v in os.environ.items()
-            if k not in ("SSH_AUTH_SOCK", "NO_COLOR", "XDG_STATE_HOME")
+            if k not in ("SSH_AUTH_SOCK", "NO_COLOR", "XDG_STATE_HOME", "COLUMNS", "LINES")
         }
         return {**kept, "HOME": str(home), "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"}
 
