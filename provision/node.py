@@ -18,7 +18,7 @@ from provision.facts import Facts
 from provision.module import Module
 from provision.plan import AREAS, JOURNALS, Plan, area
 from provision.ssh import IDLE_SECONDS, Output, Shell
-from provision.upload import write_tar
+from provision.upload import is_worth_packing, write_tar
 
 # Read or asked for by what is decided here, never written: a plan holds as long as they stay.
 READS = (
@@ -42,10 +42,13 @@ class ChangedError(FailedError):
     """A file on the node is no longer what the plan was made from."""
 
 
-def apply_script(plan: Plan, kernel_release: str, date: str, token: str) -> str:
+def apply_script(
+    plan: Plan, kernel_release: str, date: str, token: str, *, packed: bool = True
+) -> str:
     """Return the script that carries out a plan on a node, reading what write_tar writes.
 
     :param token: names its staging directories and its journal, DATE-TOKEN.
+    :param packed: the same as write_tar is given.
     """
     stage = _STAGE + token
     tops = sorted({area(change.place) for change in plan.changes} | {JOURNALS, "/etc"})
@@ -53,6 +56,7 @@ def apply_script(plan: Plan, kernel_release: str, date: str, token: str) -> str:
     return render(
         "apply.sh.j2",
         stage=stage,
+        packed=packed,
         # The one in /etc last: as long as it is there, the others will be looked for.
         stages=" ".join(f"{name}/{stage}" for name in (*others, "/etc")),
         elsewhere=" ".join(f"{name}/{stage}" for name in others),
@@ -160,11 +164,12 @@ class Session(Shell):
         """
         token = secrets.token_hex(8)
         stage = _STAGE + token
-        script = apply_script(plan, kernel_release, date, token)
+        packed = is_worth_packing(plan)
+        script = apply_script(plan, kernel_release, date, token, packed=packed)
         output = self.run(
             script,
             label=stage,
-            send=lambda pipe: write_tar(pipe, plan, stage, on_sent),
+            send=lambda pipe: write_tar(pipe, plan, stage, on_sent, packed=packed),
             # Nothing is heard of dpkg until it has ended.
             idle=900.0 if plan.first else IDLE_SECONDS,
         )

@@ -130,8 +130,22 @@ def _hop(login: Login, before: Any, arguments: dict[str, Any]) -> Connection:
     )
 
 
+def _fast_transport(sock: Any, **arguments: Any) -> Any:
+    """Return paramiko's transport, which takes the cheapest cipher first that both sides have.
+
+    AES-GCM (RFC 5647) costs half of what paramiko's first choice does, AES-CTR with a MAC.
+    """
+    import paramiko
+
+    made = paramiko.Transport(sock, **arguments)
+    wanted = made.get_security_options()
+    wanted.ciphers = sorted(wanted.ciphers, key=lambda name: "gcm" not in name)
+    return made
+
+
 def _connection(node: Node) -> Connection:
     arguments = dict(_LIMITS)
+    arguments["transport_factory"] = _fast_transport
     if node.key is not None:
         arguments["pkey"] = load_key(node.key)
     gateway: Any = None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import tarfile
 import threading
@@ -13,11 +14,16 @@ from typing import IO
 
 from provision.errors import FailedError
 from provision.facts import Text
-from provision.plan import Change, Plan, area, plain, token_of
+from provision.plan import Change, Plan, Wanted, area, plain, token_of
 
 # Compressed files are kept for the next node up to this many bytes, all together.
 _KEPT_BYTES = 64 << 20
 _LEVEL = 1
+# How much of a file is compressed to see what that brings, and what must be left at most.
+_SAMPLE = 64 << 10
+_WORTHWHILE = 0.8
+# The last member of the archive.
+_LAST = "whole"
 
 
 class _Packer:
@@ -62,37 +68,100 @@ class _Gzip:
         self._count(data)
         self._pipe.write(self._packer.compress(data))
 
-    def write_packed(self, data: bytes, blocks: bytes) -> None:
-        """Write ``data``, which ``blocks`` are the deflate blocks of."""
+    def write_packed(self, data: bytes, blocks: Callable[[], bytes]) -> None:
+        """Write ``data``, which ``blocks`` gives the deflate blocks of."""
         self._count(data)
         # What follows must refer to nothing before the blocks, which the packer never saw.
         self._pipe.write(self._packer.flush(zlib.Z_FULL_FLUSH))
-        self._pipe.write(blocks)
+        self._pipe.write(blocks())
 
     def close(self) -> None:
         self._pipe.write(self._packer.flush(zlib.Z_FINISH))
         self._pipe.write(struct.pack("<LL", self._sum, self._size & 0xFFFFFFFF))
 
 
-def write_tar(pipe: IO[bytes], plan: Plan, stage: str, on_sent: Callable[[int], None]) -> None:
+class _Plain:
+    """Writes what it is given."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self.write = pipe.write
+
+    def write_packed(self, data: bytes, _: Callable[[], bytes]) -> None:
+        self.write(data)
+
+    def close(self) -> None:
+        pass
+
+
+_Out = _Gzip | _Plain
+
+
+class _Worth:
+    """How well files compress, guessed once for all nodes from a part of each."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, float] = {}
+
+    def ratio(self, wanted: Wanted) -> float:
+        """Return packed size by size; 0 where that cannot be known."""
+        found = self._found.get(wanted.sha256)
+        if found is None:
+            try:
+                found = _sampled(wanted)
+            except OSError:
+                # Whoever reads the whole file says it.
+                return 0.0
+            self._found[wanted.sha256] = found
+        return found
+
+
+_WORTH = _Worth()
+
+
+def _sampled(wanted: Wanted) -> float:
+    if wanted.source is None:
+        part = (wanted.content or b"")[:_SAMPLE]
+    else:
+        with wanted.source.open("rb") as file:
+            # The beginning of a file is like no other part of it.
+            file.seek(max(0, wanted.size - _SAMPLE) // 2)
+            part = file.read(_SAMPLE)
+    return len(zlib.compress(part, _LEVEL)) / len(part) if part else 0.0
+
+
+def is_worth_packing(plan: Plan) -> bool:
+    """Tell whether compression saves enough: packages and compressed kernels are small already.
+
+    To take such bytes apart costs the node more time than the rest of receiving them.
+    """
+    sent = [change.wanted for change in plan.changes if change.wanted.sent]
+    packed = sum(wanted.size * _WORTH.ratio(wanted) for wanted in sent)
+    return packed <= _WORTHWHILE * sum(wanted.size for wanted in sent)
+
+
+def write_tar(
+    pipe: IO[bytes], plan: Plan, stage: str, on_sent: Callable[[int], None], *, packed: bool
+) -> None:
     """Send the files in their staging places, and before them the lists that check and move.
 
-    :param pipe: takes a gzip'ed tar.
+    :param pipe: takes a tar.
     :param stage: the name of the staging directories.
     :param on_sent: takes the size of each file after it was sent.
+    :param packed: compress it by gzip.
     :raises FailedError: a file of the build cannot be read.
     """
-    packed = _Gzip(pipe)
+    out = _Gzip(pipe) if packed else _Plain(pipe)
     for name, lines in _lists(plan, stage).items():
         text = "".join(f"{line}\n" for line in lines)
-        _add(packed, f"etc/{stage}/{name}", text.encode(), 0o600)
+        _add(out, f"etc/{stage}/{name}", text.encode(), 0o600)
     for change in plan.changes:
         if change.wanted.sent:
-            _add_change(packed, change, staged(change, stage).lstrip("/"))
+            _add_change(out, change, staged(change, stage).lstrip("/"))
             on_sent(change.wanted.size)
+    _add(out, f"etc/{stage}/{_LAST}", b"", 0o600)
     # The end of an archive: two empty blocks.
-    packed.write(bytes(2 * tarfile.BLOCKSIZE))
-    packed.close()
+    out.write(bytes(2 * tarfile.BLOCKSIZE))
+    out.close()
 
 
 def staged(change: Change, stage: str) -> str:
@@ -111,6 +180,8 @@ def _is_early(change: Change, plan: Plan) -> bool:
 def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
     """Return the lines of the lists that the script reads; no word in them holds a blank."""
     sums, copies = [], []
+    # Of an archive cut off between two members tar says nothing; and of links there are no sums.
+    sums.append(f"{hashlib.sha256().hexdigest()}  /etc/{stage}/{_LAST}")
     early: list[str] = []
     late: list[str] = []
     directories: set[str] = set()
@@ -141,22 +212,22 @@ def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
     }
 
 
-def _header(packed: _Gzip, member: tarfile.TarInfo) -> None:
-    packed.write(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+def _header(out: _Out, member: tarfile.TarInfo) -> None:
+    out.write(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
 
 
 def _padding(size: int) -> bytes:
     return bytes(-size % tarfile.BLOCKSIZE)
 
 
-def _add(packed: _Gzip, name: str, content: bytes, mode: int) -> None:
+def _add(out: _Out, name: str, content: bytes, mode: int) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode, member.mtime = len(content), mode, int(time.time())
-    _header(packed, member)
-    packed.write(content + _padding(len(content)))
+    _header(out, member)
+    out.write(content + _padding(len(content)))
 
 
-def _add_change(packed: _Gzip, change: Change, name: str) -> None:
+def _add_change(out: _Out, change: Change, name: str) -> None:
     wanted = change.wanted
     member = tarfile.TarInfo(name)
     member.mode, member.mtime = change.mode, int(time.time())
@@ -164,7 +235,7 @@ def _add_change(packed: _Gzip, change: Change, name: str) -> None:
         member.uid, member.gid = change.before.uid, change.before.gid
     if wanted.target is not None:
         member.type, member.linkname = tarfile.SYMTYPE, wanted.target
-        _header(packed, member)
+        _header(out, member)
         return
     content = wanted.content
     if content is None:
@@ -174,9 +245,9 @@ def _add_change(packed: _Gzip, change: Change, name: str) -> None:
         except OSError as error:
             raise FailedError(f"{wanted.source}: {error.strerror}") from error
     member.size = len(content)
-    _header(packed, member)
+    _header(out, member)
     if wanted.source is not None:
-        packed.write_packed(content, _PACKER.packed(wanted.sha256, content))
+        out.write_packed(content, lambda: _PACKER.packed(wanted.sha256, content))
     else:
-        packed.write(content)
-    packed.write(_padding(len(content)))
+        out.write(content)
+    out.write(_padding(len(content)))

@@ -34,6 +34,7 @@ VALUES = {
     "kernel_release": "2.6.20-krg",
     "known": "0" * 64,
     "legacy_sched": True,
+    "packed": True,
     "lines": 20,
     "most": 1000,
     "me": "ann@host:1:0",
@@ -134,6 +135,7 @@ def test_script_made_from_a_template(name: str, running: bool, tmp_path: Path) -
             "first": [],
             "dpkg": False,
             "known": "",
+            "packed": False,
         }
     )
     path = tmp_path / name.removesuffix(".j2")

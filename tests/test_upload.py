@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is sent to a node is one gzip'ed tar that real tar, gzip and busybox read."""
+"""What is sent to a node is one tar, gzip'ed or not, that real tar, gzip and busybox read."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import random
 import shutil
 import subprocess
 import tarfile
@@ -34,9 +35,9 @@ def plan_of(directory: Path, contents: list[bytes]) -> Plan:
     return Plan("krg1", tuple(Change(one, None) for one in wanted))
 
 
-def sent(plan: Plan) -> bytes:
+def sent(plan: Plan, *, packed: bool = True) -> bytes:
     pipe = io.BytesIO()
-    write_tar(pipe, plan, STAGE, lambda _: None)
+    write_tar(pipe, plan, STAGE, lambda _: None, packed=packed)
     return pipe.getvalue()
 
 
@@ -69,8 +70,8 @@ CONTENTS = st.lists(
 def test_every_byte_arrives(tmp_path: Path, contents: list[bytes]) -> None:
     plan = plan_of(tmp_path, contents)
     # The second node gets what was compressed for the first.
-    for raw in (sent(plan), sent(plan)):
-        with tarfile.open(fileobj=io.BytesIO(raw), mode="r:gz") as archive:
+    for raw, mode in ((sent(plan), "r:gz"), (sent(plan), "r:gz"), (sent(plan, packed=False), "r:")):
+        with tarfile.open(fileobj=io.BytesIO(raw), mode=mode) as archive:
             found: dict[str, bytes | str] = {}
             for member in archive:
                 if member.name.startswith(f"etc/{STAGE}/") and member.name.count("/") == 2:
@@ -88,12 +89,27 @@ def test_real_programs_read_it(tmp_path: Path, tools: tuple[str, str]) -> None:
     plan = plan_of(tmp_path, contents)
     raw = sent(plan)
     subprocess.run([*tools[0].split(), "-t"], input=raw, check=True)
-    out = tmp_path / "out"
-    out.mkdir()
-    subprocess.run([*tools[1].split(), "-xzf", "-", "-C", str(out)], input=raw, check=True)
-    for place, content in expected(plan).items():
-        path = out / place.lstrip("/")
-        assert (str(path.readlink()) if isinstance(content, str) else path.read_bytes()) == content
+    for how, data in (("-xzf", raw), ("-xf", sent(plan, packed=False))):
+        out = tmp_path / f"out{how}"
+        out.mkdir()
+        subprocess.run([*tools[1].split(), how, "-", "-C", str(out)], input=data, check=True)
+        for place, content in expected(plan).items():
+            path = out / place.lstrip("/")
+            arrived = str(path.readlink()) if isinstance(content, str) else path.read_bytes()
+            assert arrived == content
+
+
+def test_what_is_small_already_is_not_compressed(tmp_path: Path) -> None:
+    noise, text = random.Random(1).randbytes(200_000), b"all alike\n" * 20_000
+    assert not upload.is_worth_packing(plan_of(tmp_path, [noise]))
+    assert upload.is_worth_packing(plan_of(tmp_path, [text]))
+    # A beginning says little of a file, and a small file little of many.
+    assert not upload.is_worth_packing(plan_of(tmp_path, [text[:70_000] + noise * 3]))
+    assert upload.is_worth_packing(plan_of(tmp_path, [noise[:50_000], text, b""]))
+    # The error is left to whoever reads it all.
+    gone = plan_of(tmp_path, [noise[:100_000]])
+    (tmp_path / "source0").unlink()
+    assert upload.is_worth_packing(gone)
 
 
 def test_what_is_kept_for_the_next_node_is_bounded(

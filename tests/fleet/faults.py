@@ -134,16 +134,17 @@ class Node_(Session):
 
         :param act: "kill" the shell and its programs, "cut" the connection, "full:PLACE",
             "readonly:PLACE" ("all" is a place too); or "short": it was cut after ``at`` bytes of
-            the data.
+            the data; "short:plain": which is not compressed.
         """
         token = "0" * 16
-        script = apply_script(plan, kernel_release, "20260101T000000Z", token)
+        packed = act != "short:plain"
+        script = apply_script(plan, kernel_release, "20260101T000000Z", token, packed=packed)
         (self.root / "run/script").write_text(script)
         data = self.root / "run/data"
         with data.open("wb") as stream:
-            write_tar(stream, plan, f".krg-provision-{token}", lambda _: None)
+            write_tar(stream, plan, f".krg-provision-{token}", lambda _: None, packed=packed)
         self.data_size = data.stat().st_size
-        if act == "short":
+        if act.startswith("short"):
             os.truncate(data, at)
         trace, theirs = os.pipe()
         fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
@@ -158,7 +159,7 @@ class Node_(Session):
         os.close(theirs)
         os.close(speak)
         steps = 0
-        waiting = bool(at) and act != "short"
+        waiting = bool(at) and not act.startswith("short")
         try:
             while chunk := os.read(trace, 4096):
                 # bash says the first character once more for each level.

@@ -158,7 +158,7 @@ class Scene:
         """
         self.node.bring_back(self.start)
         done = self.node.apply_until(self.plan, RELEASE, step, act)
-        assert act == "short" or done.steps >= step or done.said == "finished\n", done
+        assert act.startswith("short") or done.steps >= step or done.said == "finished\n", done
         tree = self.node.tree()
         state = without_notes(tree)
         self.whole(state)
@@ -256,16 +256,21 @@ def test_some_steps(node: Node_, tmp_path: Path, kind: str, note: Points) -> Non
             made.try_at(step, act)
         note(made, kind, act, len(steps))
     made.try_at(made.node.data_size // 2, "short")
-    note(made, kind, "short", 1)
+    made.try_at(0, "short:plain")
+    # Two members, and nothing else is missing: the end of all, and the file that says so.
+    made.try_at(made.node.data_size - 3 * 512, "short:plain")
+    note(made, kind, "short", 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("act", [*ACTS, "short"])
+@pytest.mark.parametrize("act", [*ACTS, "short", "short:plain"])
 @pytest.mark.parametrize("kind", ["first", "second", "back"])
 def test_every_step(node: Node_, tmp_path: Path, kind: str, act: str, note: Points) -> None:
     made = scene(node, tmp_path, kind)
     count = made.steps()
-    if act == "short":
+    if act.startswith("short"):
+        if act == "short:plain":
+            made.try_at(0, act)
         steps = range(0, node.data_size, max(1, node.data_size // 40))
     else:
         # A full disk stays full: that is less tried than being killed.
