@@ -125,16 +125,21 @@ def held(
 
 
 def _give_back(nodes: Sequence[Node], among: Fleet, me: str) -> None:
-    def give(node: Node) -> str:
+    def given(session: Session) -> bool:
+        with suppress(FailedError):
+            return _ask(session, me=me, give=True) == "given"
+        return False
+
+    def give(node: Node) -> None:
         session = among.session(node)
-        if session.is_open and not among.is_left(node):
-            with suppress(FailedError):
-                if _ask(session, me=me, give=True) == "given":
-                    return "given"
-        # The connection was cut, or the node restarted: once more, or others are kept out
-        # for good.
-        with among.again(node) as session:
-            return _ask(session, me=me, give=True)
+        if session.is_open and not among.is_left(node) and given(session):
+            return
+        # The connection was cut, or the node restarted: others would be kept out for good. A node
+        # that cannot be reached is not waited for again.
+        for _ in range(2):
+            with among.again(node) as session:
+                if given(session):
+                    return
 
     # After Ctrl-C the fleet is still open: it is closed by the one who opened it.
     with suppress(ClosedError, RuntimeError):
