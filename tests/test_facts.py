@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shlex
 import shutil
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +30,7 @@ IDE = "pci:v00008086d00007111sv00001AF4sd00001100bc01sc01i80"
 E1000 = "pci:v00008086d0000100Esv00001AF4sd00001100bc02sc00i00"
 
 
-def script(known: str = "") -> str:
+def script(known: str = "", paths: Sequence[str] = ("/etc/passwd", "/no/such")) -> str:
     return render(
         "facts.sh.j2",
         places="/boot /lib/modules /usr/local /etc /var /",
@@ -39,7 +42,7 @@ def script(known: str = "") -> str:
         dpkg=True,
         token=MARK,
         running=False,
-        paths="'/etc/passwd\n/no/such'",
+        paths=shlex.quote("\n".join(paths)),
         known=known,
     )
 
@@ -83,6 +86,30 @@ def test_this_machine_in_every_shell(shell: tuple[str, ...]) -> None:
     assert found.modules == names
     if shutil.which("dpkg"):
         assert "dpkg" in found.versions and found.word("dpkg_architecture")
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_few_files_and_many_are_told_alike(shell: tuple[str, ...], tmp_path: Path) -> None:
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"needs {shell[0]}: apt-get install dash bash busybox-static")
+    paths = [f"{tmp_path}/{'deep-' * 20}{number}" for number in range(1500)]
+    for number, path in enumerate(paths):
+        Path(path).write_text(str(number))
+    (tmp_path / "link").symlink_to("where it leads")
+    paths += [f"{tmp_path}/link", f"{tmp_path}/none"]
+    told: dict[str, facts.Seen] = {}
+    for some in (paths[-150:], paths):
+        done = subprocess.run(
+            [*shell, "-s"], input=script(paths=some).encode(), capture_output=True, check=True
+        )
+        assert not done.stderr
+        found = facts.parse(done.stdout, MARK).files
+        assert set(some) - found.keys() == {f"{tmp_path}/none"}
+        assert all(found[path] == seen for path, seen in told.items())
+        told = {path: found[path] for path in some[:-1]}
+    for number, path in enumerate(paths[:-2]):
+        assert told[path].sha256 == hashlib.sha256(str(number).encode()).hexdigest()
+    assert told[f"{tmp_path}/link"].target == "where it leads"
 
 
 # --- roots made for the purpose ------------------------------------------------------------
