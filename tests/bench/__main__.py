@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Speed, as ratios within one run: ./dev bench [kernel | kconfig | packages | repo]."""
+"""Speed, as ratios within one run: ./dev bench [WHAT], all by default."""
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import sys
 from pathlib import Path
 
+TOP = Path(__file__).resolve().parents[2]
 # For kernel_trees, which the tests use too.
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(TOP / "tests"))
 
 
 def main() -> None:
@@ -17,7 +19,7 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["kernel", "kconfig", "packages", "repo", "nodes"],
+        choices=["kernel", "kconfig", "packages", "repo", "nodes", "lab"],
         help="only this one",
     )
     kernel = parser.add_argument_group("kernel: build-kernel against make by hand")
@@ -30,6 +32,9 @@ def main() -> None:
     fleet = parser.add_argument_group("nodes: deploy against bare Fabric, scp, pyinfra")
     fleet.add_argument("--hosts", type=int, default=64)
     options = parser.parse_args()
+    # As an installed package has it, whatever PYTHONDONTWRITEBYTECODE says.
+    for name in ("grub", "kconfig", "provision", "templates"):
+        compileall.compile_dir(TOP / name, quiet=1)
     if options.what in (None, "kconfig"):
         import configurations
 
@@ -50,6 +55,10 @@ def main() -> None:
         import nodes
 
         nodes.main(options.hosts, 3)
+    if options.what in (None, "lab"):
+        import lab
+
+        lab.main(2)
 
 
 if __name__ == "__main__":
