@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a lab is, and where it is written down: labs_dir()/NAME/lab.json.
 
-The file is written before the first node starts, and a node's process is found by the
-pid file that QEMU writes and known by the UUID on its command line. So a lab whose
-client was killed is found again whole, and no other process is ever taken for a node.
+The file is written before the first process starts. A node's process is found by the pid
+file that QEMU writes, the head node's by its own, and each is known by the UUID on its
+command line. So a lab whose client was killed is found again whole, and no other process is
+ever taken for one of it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from provision.atomic import write_text
 from provision.errors import FailedError, InputError
@@ -29,6 +31,9 @@ from provision.paths import labs_dir
 FORMAT = 1
 STATE = "lab.json"
 CLUSTER = "cluster.toml"
+HEAD_PID = "head.pid"
+# Nodes that have nothing: their boot loader comes over the network, as their root does.
+PXELINUX: Final = "pxelinux"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 # What is no text in lab.json, besides the nodes.
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -63,7 +68,10 @@ class LabNode:
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab as it was started."""
+    """A lab as it was started.
+
+    ``head`` is the UUID under which its head node runs, for nodes without a disk; else empty.
+    """
 
     name: str
     session: int
@@ -75,11 +83,17 @@ class Lab:
     created: float
     nodes: tuple[LabNode, ...]
     bootloader: str = "none"
+    head: str = ""
 
     @property
     def has_disks(self) -> bool:
-        """Tell whether the nodes boot from disks; else QEMU gives them the build's kernel."""
-        return self.bootloader != "none"
+        """Tell whether the nodes boot from disks: neither from QEMU nor from the network."""
+        return self.bootloader not in ("none", PXELINUX)
+
+    @property
+    def is_diskless(self) -> bool:
+        """Tell whether a head node serves the nodes their kernel and their root."""
+        return self.bootloader == PXELINUX
 
     @property
     def cluster_file(self) -> Path:
@@ -123,6 +137,15 @@ def network_of(directory: Path) -> tuple[str, int]:
     """
     digest = hashlib.sha256(str(directory).encode()).digest()
     return f"239.255.{digest[0]}.{digest[1]}", 20000 + int.from_bytes(digest[2:4]) % 40000
+
+
+def taps_of(network: tuple[str, int]) -> str:
+    """Return what the names of a diskless lab's taps begin with, from what it alone uses.
+
+    With the node's number behind it, it fits the 15 bytes of an interface's name.
+    """
+    group, port = network
+    return "k" + bytes(map(int, group.split(".")[2:])).hex() + f"{port:04x}n"
 
 
 def checked_name(name: str) -> str:
@@ -187,6 +210,11 @@ def cluster_file(name: str) -> Path:
     :raises InputError: no such lab is up, or its nodes have no disks.
     """
     lab = load_up(name)
+    if lab.is_diskless:
+        raise InputError(
+            f"the nodes of lab {name} have no SSH server: their root is on NFS, their head node's",
+            hint=f"krg-provision lab console 1 --name {name}",
+        )
     if not lab.has_disks:
         raise InputError(
             f"lab {name} has no boot loader and no SSH: QEMU boots its nodes",
@@ -249,6 +277,23 @@ def process(lab: Lab, node: LabNode) -> Iterator[Process | None]:
 def pid(lab: Lab, node: LabNode) -> int | None:
     """Return the process id of the node's QEMU, or None if it does not run."""
     with process(lab, node) as found:
+        return found.pid if found else None
+
+
+@contextlib.contextmanager
+def head(lab: Lab) -> Iterator[Process | None]:
+    """Give the process that the head node's servers live and end with, or None."""
+    found = _open_process(lab.directory / HEAD_PID, lab.head) if lab.head else None
+    try:
+        yield found
+    finally:
+        if found is not None:
+            os.close(found._handle)
+
+
+def head_pid(lab: Lab) -> int | None:
+    """Return the process id of the lab's head node, or None if it does not run."""
+    with head(lab) as found:
         return found.pid if found else None
 
 
