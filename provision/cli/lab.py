@@ -132,7 +132,7 @@ def diskless() -> None:
 @click.option(
     "--release",
     metavar="NAME",
-    help="Take the newest build of this release.",
+    help="Take the newest build of this release.  [default: kerrighed-2.4.4]",
     shell_complete=complete.releases,
 )
 @_ARTIFACTS
@@ -170,11 +170,12 @@ def diskless_up(
     from provision.console import say
     from provision.errors import InputError
     from provision.lab import evidence, head, lifecycle, state
+    from provision.release import DEFAULT
 
     if artifacts and release:
         raise InputError("--artifacts names a build, so --release has nothing to choose")
     made = lifecycle.up(
-        builds.load(artifacts.resolve()) if artifacts else builds.find(release),
+        builds.load(artifacts.resolve()) if artifacts else builds.find(release or DEFAULT),
         name=name,
         nodes=nodes,
         memory=memory,
@@ -248,7 +249,7 @@ def console(node: int, name: str) -> None:
 @click.argument("node", type=int)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(node: int, command: tuple[str, ...], name: str) -> None:
-    """Log in to a node with a disk, or run a command there; its exit status is ours.
+    """Log in to a node with a disk, or one without; or run a command there, whose status is ours.
 
     \b
     Examples:
@@ -259,13 +260,15 @@ def ssh(node: int, command: tuple[str, ...], name: str) -> None:
     import shutil
 
     from provision.errors import MissingError
-    from provision.lab import disk_node, state
+    from provision.lab import disk_node, head, state
 
-    state.cluster_file(name)
     found = state.load_up(name)
+    if not found.is_diskless:
+        state.cluster_file(name)
     state.require_running(found, found.node(node))
-    argv = disk_node.ssh_command(found, found.node(node), command)
-    if shutil.which(argv[0]) is None:
+    way = head if found.is_diskless else disk_node
+    argv = way.ssh_command(found, found.node(node), command)
+    if shutil.which("ssh") is None:
         raise MissingError("ssh: not found on this machine", hint="apt-get install openssh-client")
     os.execvp(argv[0], argv)  # noqa: S606 - the terminal is ssh's from here on
 

@@ -8,13 +8,16 @@ When that first process ends, the kernel ends all others of them, so nothing can
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from provision import diskless, doctor, rendered
 from provision.artifacts import Artifacts
@@ -24,9 +27,12 @@ from provision.console import say
 from provision.data import data_dir, render
 from provision.debian_archive import DebianArchive
 from provision.errors import FailedError, MissingError
-from provision.lab import state
+from provision.lab import disk_node, state
 from provision.lab.state import Lab, LabNode
+from provision.lab.userland import dropbear
+from provision.musl import Arch
 from provision.paths import cache_dir
+from provision.plan import Wanted, text_wanted
 from provision.runner import LocalRunner
 
 DRIVER = "E1000"
@@ -96,23 +102,22 @@ def tools() -> Path:
     """
     if all(Path(file).exists() for file in _FILES) and any(Path("/").glob(_PLUGIN)):
         return Path("/")
-    archive = DebianArchive(cache_dir() / "debian")
+    key = hashlib.sha256(" ".join(_PACKAGES).encode()).hexdigest()[:12]
+    target = cache_dir() / "lab" / f"head-{key}"
+    if target.is_dir():
+        return target
+    say(f"fetching {', '.join(_PACKAGES)}: unpacked aside, not installed")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        versions = [archive.version(name) for name in ("nfs-ganesha", "pxelinux", "rpcbind")]
-        key = "-".join(version.replace(":", "_") for version in versions)
-        target = cache_dir() / "lab" / f"head-{key}"
-        if not target.is_dir():
-            say(f"fetching {', '.join(_PACKAGES)}: unpacked aside, not installed")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".head-") as scratch:
-                made = Path(scratch) / "made"
-                _unpack(archive, made)
-                made.chmod(0o755)
-                try:
-                    made.rename(target)
-                except OSError:  # another run was faster
-                    if not target.is_dir():
-                        raise
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".head-") as scratch:
+            made = Path(scratch) / "made"
+            _unpack(DebianArchive(cache_dir() / "debian"), made)
+            made.chmod(0o755)
+            try:
+                made.rename(target)
+            except OSError:  # another run was faster
+                if not target.is_dir():
+                    raise
     except MissingError as error:
         raise MissingError(
             f"the head node's servers are not here, and: {error.message}",
@@ -143,11 +148,37 @@ def lay_out(lab: Lab, build: Artifacts) -> None:
     diskless.check_kernel(build, config, [DRIVER])
     nodes = [_row(lab, node) for node in lab.nodes]
     values = {"lab": lab, "release": build.release, "arguments": _ARGUMENTS, "nodes": nodes}
-    write_text(lab.cluster_file, render("lab_diskless_toml.j2", **values))
+    names = {"key": disk_node.KEY, "known_hosts": disk_node.KNOWN_HOSTS}
+    write_text(lab.cluster_file, render("lab_diskless_toml.j2", **values, **names))
     server = diskless.Head(ipaddress.IPv4Interface(f"{address(lab)}/{diskless.PREFIX}"))
     wanted = diskless.files(read_cluster(lab.cluster_file), build, server, config)
+    wanted += _ssh_server(lab, cast(Arch, build.arch))
     place = lab.directory / SERVED
     rendered.write(place, "diskless", wanted, rendered.plan(place, "diskless", wanted))
+
+
+def _ssh_server(lab: Lab, arch: Arch) -> tuple[Wanted, ...]:
+    """Return what is added to the nodes' root so that "lab ssh" can log in; make the keys."""
+    authorized = disk_node.client_key(lab.directory / disk_node.KEY)
+    secret, public = disk_node.host_key()
+    hosts = ",".join(address(lab, node.number) for node in lab.nodes)
+    write_text(lab.directory / disk_node.KNOWN_HOSTS, f"{hosts} {public}\n")
+    return (
+        text_wanted("/root/usr/sbin/dropbear", dropbear(arch).read_bytes(), 0o755),
+        # Their root is one, so their host key is.
+        text_wanted("/root/etc/dropbear/dropbear_ed25519_host_key", secret, 0o600),
+        text_wanted("/root/etc/dropbear/authorized_keys", f"{authorized}\n".encode(), 0o600),
+        text_wanted("/root/etc/shells", b"/bin/sh\n"),
+    )
+
+
+def ssh_command(lab: Lab, node: LabNode, command: Sequence[str]) -> list[str]:
+    """Return the command line that logs in to a node, from inside its network.
+
+    :raises FailedError: the head node does not run.
+    """
+    words = disk_node.ssh_command(lab, node, command, address(lab, node.number))
+    return [*enter(lab), *words]
 
 
 def _row(lab: Lab, node: LabNode) -> dict[str, object]:
@@ -179,11 +210,11 @@ def start(lab: Lab, image: Path) -> None:
     script = 'exec </dev/null >head.log 2>&1; "$@" &'
     LocalRunner().run(["sh", "-c", script, "sh", *argv], cwd=lab.directory, env=env, timeout=60)
     deadline = time.monotonic() + START_SECONDS
-    seen = False
     while not (lab.directory / READY).exists():
-        running = state.head_pid(lab) is not None
-        seen = seen or running
-        if (seen and not running) or time.monotonic() > deadline:
+        # First the file, then the look: who has written it and does not run has ended.
+        begun = _text(lab, state.HEAD_PID).endswith("\n")
+        ended = begun and state.head_pid(lab) is None
+        if ended or time.monotonic() > deadline:
             raise FailedError(
                 f"the head node does not serve: {_last(lab)}",
                 hint="its logs: " + " ".join(str(lab.directory / name) for name in LOGS),
@@ -193,11 +224,15 @@ def start(lab: Lab, image: Path) -> None:
 
 
 def _last(lab: Lab) -> str:
-    try:
-        lines = (lab.directory / LOGS[0]).read_text("utf-8", "replace").strip().splitlines()
-    except OSError:
-        lines = []
+    lines = _text(lab, LOGS[0]).strip().splitlines()
     return lines[-1] if lines else f"not within {START_SECONDS:.0f} s"
+
+
+def _text(lab: Lab, name: str) -> str:
+    try:
+        return (lab.directory / name).read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
 
 
 def enter(lab: Lab) -> list[str]:
@@ -218,25 +253,31 @@ def entry(lab: Lab, node: LabNode) -> str:
 
 def was_served(lab: Lab, node: LabNode) -> str | None:
     """Return which file of pxelinux.cfg the node was given, by dnsmasq's log; None if none."""
-    try:
-        said = (lab.directory / "dnsmasq.log").read_text("utf-8", "replace")
-    except OSError:
-        return None
+    said = _text(lab, "dnsmasq.log")
     place = f"pxelinux.cfg/{entry(lab, node)}"
     return place if f"/{place} to {address(lab, node.number)}\n" in said else None
 
 
 def stop(lab: Lab) -> None:
-    """End the head node if it runs, with all that it started, and remove what it served."""
+    """End the head node if it runs, with all that it started, and remove what it served.
+
+    Also one that was just being started when this program was killed: it has written no id yet.
+    """
     with state.head(lab) as running:
         if running is not None:
-            for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
-                running.signal(number)
-                if running.ended(patience):
-                    break
-            else:
-                raise FailedError(f"the head node: process {running.pid} cannot be ended")
+            _end(running, signal.SIGTERM, signal.SIGKILL)
+    with state.head_remains(lab) as remains:
+        for process in remains:
+            _end(process, signal.SIGKILL)
     clear(lab)
+
+
+def _end(process: state.Process, *signals: signal.Signals) -> None:
+    for number in signals:
+        process.signal(number)
+        if process.ended(5.0):
+            return
+    raise FailedError(f"the head node: process {process.pid} cannot be ended")
 
 
 def clear(lab: Lab) -> None:

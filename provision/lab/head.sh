@@ -7,6 +7,7 @@
 # with. INITRAMFS, TOOLS (packages unpacked, or / for the machine's own), ADDRESS and COUNT, the
 # number of nodes, are in the environment.
 set -eu
+umask 022
 trap 'exit 0' TERM
 taps=$2
 fail() {
@@ -56,6 +57,8 @@ mkdir -p "$place/root"
 (cd "$place/root" && gzip -dc <&3 | cpio -idm --quiet)
 exec 3<&-
 cp -RP served/root/. "$place/root/"
+mkdir -m 700 "$place/root/root/.ssh"
+mv "$place/root/etc/dropbear/authorized_keys" "$place/root/root/.ssh/"
 cp -RP served/tftp "$place/"
 cp /mnt/usr/lib/PXELINUX/pxelinux.0 /mnt/usr/lib/syslinux/modules/bios/ldlinux.c32 "$place/tftp/"
 cp served/dnsmasq.conf "$place/"

@@ -212,8 +212,9 @@ def cluster_file(name: str) -> Path:
     lab = load_up(name)
     if lab.is_diskless:
         raise InputError(
-            f"the nodes of lab {name} have no SSH server: their root is on NFS, their head node's",
-            hint=f"krg-provision lab console 1 --name {name}",
+            f"the nodes of lab {name} are in a network of their own, which nothing leads to",
+            hint=f"krg-provision lab ssh 1 --name {name}; or nsenter --target "
+            f"{head_pid(lab) or 'PID'} --net krg-provision ... --nodes {lab.cluster_file}",
         )
     if not lab.has_disks:
         raise InputError(
@@ -291,6 +292,23 @@ def head(lab: Lab) -> Iterator[Process | None]:
             os.close(found._handle)
 
 
+@contextlib.contextmanager
+def head_remains(lab: Lab) -> Iterator[list[Process]]:
+    """Give all processes with the head node's UUID on their command lines.
+
+    Besides the head node itself: who waits for it, and who is about to become it.
+    """
+    found = []
+    if lab.head:
+        numbers = sorted(int(path.name) for path in Path("/proc").glob("[0-9]*"))
+        found = [process for n in numbers if (process := _open(n, lab.head)) is not None]
+    try:
+        yield found
+    finally:
+        for process in found:
+            os.close(process._handle)
+
+
 def head_pid(lab: Lab) -> int | None:
     """Return the process id of the lab's head node, or None if it does not run."""
     with head(lab) as found:
@@ -308,7 +326,13 @@ def require_running(lab: Lab, node: LabNode) -> None:
 
 def _open_process(pid_file: Path, uuid: str) -> Process | None:
     try:
-        number = int(pid_file.read_text("ascii"))
+        return _open(int(pid_file.read_text("ascii")), uuid)
+    except (OSError, ValueError):
+        return None
+
+
+def _open(number: int, uuid: str) -> Process | None:
+    try:
         handle = os.pidfd_open(number)
     except (OSError, ValueError):
         return None
