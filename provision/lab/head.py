@@ -50,7 +50,10 @@ _PACKAGES = ("pxelinux", "syslinux-common", "rpcbind", "nfs-ganesha", "nfs-ganes
 _FILES = (*diskless.LOADER, "/usr/bin/ganesha.nfsd", "/usr/bin/rpcinfo")
 _PLUGIN = "usr/lib/*/ganesha/libfsalvfs.so"
 # What the head node does first. It fails where the rights are missing, in many containers too.
-_TRIAL = "mount -t tmpfs none /srv && ip link add br0 type bridge && ip tuntap add dev t0 mode tap"
+_TRIAL = (
+    "mount -t tmpfs none /srv && mknod /srv/null c 1 3 && ip link add br0 type bridge && "
+    "ip tuntap add dev t0 mode tap"
+)
 _NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child")
 
 
@@ -74,7 +77,7 @@ def check() -> None:
     if os.geteuid() != 0:
         raise MissingError(
             "lab diskless makes networks, mounts and device nodes, and only root may",
-            hint="run it as root, who has builds and labs of his own: "
+            hint="run it as root, which has builds and labs of its own: "
             "krg-provision lab diskless up --artifacts DIR",
         )
     needs = {need.tool: need for need in doctor.load() if need.command == "lab"}
@@ -89,9 +92,8 @@ def check() -> None:
     if not tried.ok:
         said = tried.output.strip().splitlines()[-1:] or [f"status {tried.status}"]
         raise MissingError(
-            f"no network of its own can be made here for a head node: {said[0]}",
-            hint="modprobe -a tun bridge; a container needs CAP_SYS_ADMIN, CAP_NET_ADMIN and "
-            "/dev/net/tun",
+            f"namespaces for a head node cannot be made here: {said[0]}",
+            hint="modprobe -a tun bridge; a container must be privileged and have /dev/net/tun",
         )
 
 
