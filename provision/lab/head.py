@@ -226,7 +226,8 @@ def start(lab: Lab, image: Path) -> None:
 
 
 def _last(lab: Lab) -> str:
-    lines = _text(lab, LOGS[0]).strip().splitlines()
+    # What mount adds to its message in a second line says where to look on.
+    lines = [line for line in _text(lab, LOGS[0]).splitlines() if line[:1].strip()]
     return lines[-1] if lines else f"not within {START_SECONDS:.0f} s"
 
 

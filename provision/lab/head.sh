@@ -19,12 +19,13 @@ read -r pid _ </proc/self/stat
 echo "$pid" >head.pid
 mount -t proc proc /proc
 
-# Before anything is covered: the lab's directory or the cache may lie below it.
+# Before anything is covered: the cache or the initramfs may lie below it. The lab's directory
+# may as well, but is this one's working directory, which -c leaves as it is.
 mount --bind "$TOOLS" /mnt
 exec 3<"$INITRAMFS"
 mount -t tmpfs -o size=8m,mode=755 run /run
 mkdir -p /run/lab /run/etc /run/rpcbind /run/ganesha
-mount --bind . /run/lab
+mount -c --bind . /run/lab
 mount -t tmpfs -o size=8m,mode=755 lib /var/lib
 mkdir -p /var/lib/nfs/ganesha
 mount -t tmpfs -o size=256m,mode=755 srv /srv

@@ -236,11 +236,13 @@ def test_a_server_that_does_not_start_is_named(lab: Lab, monkeypatch: pytest.Mon
     """The script that stands for head.sh ends as that one does."""
     data = lab.directory / "data"
     data.mkdir()
-    (data / "head.sh").write_text('echo $$ >head.pid; echo "NFS-Ganesha ended"; exit 1\n')
+    more = "       dmesg(1) may have more information"  # as mount says after its message
+    script = f'echo $$ >head.pid; echo "mount: /srv: busy"; echo "{more}"; exit 1\n'
+    (data / "head.sh").write_text(script)
     monkeypatch.setattr(head, "data_dir", lambda _: data)
     monkeypatch.setattr(head, "tools", lambda: Path("/"))
     monkeypatch.setattr(head, "_NAMESPACES", ())
-    with pytest.raises(FailedError, match="does not serve: NFS-Ganesha ended") as caught:
+    with pytest.raises(FailedError, match="does not serve: mount: /srv: busy") as caught:
         head.start(lab, Path("/dev/null"))
     assert str(lab.directory / "ganesha.log") in str(caught.value.hint)
 
