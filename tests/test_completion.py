@@ -80,7 +80,7 @@ def plain(*names: str) -> list[str]:
 
 def test_names_of_commands_and_options(home: Path) -> None:
     assert offered([]) == plain(*COMMANDS)
-    assert offered(["lab"], "d") == plain("down")
+    assert offered(["lab"], "d") == plain("diskless", "down")
     assert "plain,--no-download" in offered(["build-kernel"], "--no")
 
 
@@ -100,6 +100,8 @@ def test_names_of_commands_and_options(home: Path) -> None:
         (["doctor"], "bu", plain("build-kernel")),
         (["deploy", "--nodes"], "c", ["file,c"]),
         (["diskless"], "", plain("render")),
+        (["lab", "diskless"], "", plain("up")),
+        (["lab", "diskless", "up", "--release"], "kerrighed-2", plain("kerrighed-2.4.4")),
         (["diskless", "render", "--nodes"], "c", ["file,c"]),
         (["deploy", "--force"], "root-d", plain("root-disk")),
     ],

@@ -15,6 +15,7 @@ from provision.cli import complete
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from provision.evidence import Evidence
     from provision.lab.lifecycle import Bootloader
 
 _NAME = click.option("--name", default="krg", show_default=True, help="Which lab.",
@@ -39,26 +40,35 @@ def lab() -> None:
       krg-provision lab test
       krg-provision lab console 2
       krg-provision lab down
+      krg-provision lab diskless up --nodes 2
     """
 
 
-@lab.command()
-@click.option("--nodes", default=3, show_default=True, help="How many nodes.")
-@click.option(
+_ARTIFACTS = click.option(
     "--artifacts",
     type=click.Path(path_type=Path, file_okay=False),
     help="A finished build's directory; default: the newest build.",
     shell_complete=complete.builds,
 )
-@click.option("--memory", default=256, show_default=True, metavar="MB", help="Memory of a node.")
-@click.option("--session", default=1, show_default=True, help="Kerrighed's session_id.")
-@click.option(
+_MEMORY = click.option(
+    "--memory", default=256, show_default=True, metavar="MB", help="Memory of a node."
+)
+_SESSION = click.option("--session", default=1, show_default=True, help="Kerrighed's session_id.")
+_ACCEL = click.option(
     "--accel",
     type=click.Choice(["auto", "tcg", "kvm"]),
     default="auto",
     show_default=True,
     help="Emulation (tcg) or KVM; auto takes KVM only if this kernel is seen to boot in it.",
 )
+
+
+@lab.command()
+@click.option("--nodes", default=3, show_default=True, help="How many nodes.")
+@_ARTIFACTS
+@_MEMORY
+@_SESSION
+@_ACCEL
 @click.option(
     "--bootloader",
     type=click.Choice(["none", "legacy", "grub2"]),
@@ -107,11 +117,84 @@ def up(
         say(f"next: krg-provision deploy --reboot --nodes lab:{name}")
 
 
+@lab.group(context_settings={"help_option_names": ["-h", "--help"]})
+def diskless() -> None:
+    """Run nodes without a disk: they boot by PXE, with their root on NFS.
+
+    \b
+    Examples:
+      krg-provision lab diskless up --nodes 2
+    """
+
+
+@diskless.command("up")
+@click.option("--nodes", default=2, show_default=True, help="How many nodes.")
+@click.option(
+    "--release",
+    metavar="NAME",
+    help="Take the newest build of this release.  [default: kerrighed-2.4.4]",
+    shell_complete=complete.releases,
+)
+@_ARTIFACTS
+@_MEMORY
+@_SESSION
+@_ACCEL
+@_NAME
+@_FORMAT
+def diskless_up(
+    *,
+    nodes: int,
+    release: str | None,
+    artifacts: Path | None,
+    memory: int,
+    session: int,
+    accel: str,
+    name: str,
+    style: str,
+) -> None:
+    """Start a head node and nodes that boot from it, and prove that they are a cluster.
+
+    The head node serves DHCP, TFTP (pxelinux) and NFS, as "diskless render" writes it, in a
+    network of its own that leads nowhere. Only root may make one. The nodes share one root, and
+    start the cluster by themselves once all of them are there. The other lab commands work on
+    such a lab too: status, console, fault, test, down.
+
+    \b
+    Examples:
+      krg-provision lab diskless up --nodes 2
+      krg-provision lab diskless up --nodes 3 --release kerrighed-2.4.4 --name pxe
+      krg-provision lab test --name pxe
+      krg-provision lab down --name pxe
+    """
+    from provision import artifacts as builds
+    from provision.console import say
+    from provision.errors import InputError
+    from provision.lab import evidence, head, lifecycle, state
+    from provision.release import DEFAULT
+
+    if artifacts and release:
+        raise InputError("--artifacts names a build, so --release has nothing to choose")
+    made = lifecycle.up(
+        builds.load(artifacts.resolve()) if artifacts else builds.find(release or DEFAULT),
+        name=name,
+        nodes=nodes,
+        memory=memory,
+        session=session,
+        accel=accel,
+        bootloader=state.PXELINUX,
+    )
+    say(
+        f"lab {name} is up: {nodes} nodes, session {session}, root on {head.address(made)}; "
+        f"consoles and the servers' logs in {made.directory}"
+    )
+    _evidence(evidence.prove_boot(made), style)
+
+
 @lab.command()
 @_NAME
 @_FORMAT
 def status(name: str, style: str) -> None:
-    """Show what each node of a lab is; exit status 1 if one is not up.
+    """Show what each node of a lab is, the head node too; exit status 1 if one is not up.
 
     \b
     Examples:
@@ -124,18 +207,23 @@ def status(name: str, style: str) -> None:
 
     found = state.load_up(name)
     seen = lifecycle.status(found)
+    head = state.head_pid(found)
+    serves = {"state": "up" if head else "ended", "pid": head} if found.is_diskless else None
     if style == "json":
-        value = {**dataclasses.asdict(found), "nodes": [dataclasses.asdict(s) for s in seen]}
-        click.echo(json.dumps(value, indent=1))
-    else:
-        _table(
-            ("node", "state", "pid", "kernel", "node id", "session", "online"),
-            [
-                (s.number, s.state, s.pid, s.kernel_release, s.node_id, s.session_id, s.online)
-                for s in seen
-            ],
+        nodes = [dataclasses.asdict(s) for s in seen]
+        click.echo(
+            json.dumps({**dataclasses.asdict(found), "head": serves, "nodes": nodes}, indent=1)
         )
-    sys.exit(0 if all(s.state == "up" for s in seen) else 1)
+    else:
+        rows: list[Sequence[object]] = [
+            (s.number, s.state, s.pid, s.kernel_release, s.node_id, s.session_id, s.online)
+            for s in seen
+        ]
+        if serves:
+            rows.insert(0, ("head", serves["state"], head, None, None, None, None))
+        _table(("node", "state", "pid", "kernel", "node id", "session", "online"), rows)
+    up = all(s.state == "up" for s in seen) and (head is not None or serves is None)
+    sys.exit(0 if up else 1)
 
 
 @lab.command()
@@ -161,7 +249,7 @@ def console(node: int, name: str) -> None:
 @click.argument("node", type=int)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(node: int, command: tuple[str, ...], name: str) -> None:
-    """Log in to a node with a disk, or run a command there; its exit status is ours.
+    """Log in to a node with a disk, or one without; or run a command there, whose status is ours.
 
     \b
     Examples:
@@ -172,13 +260,15 @@ def ssh(node: int, command: tuple[str, ...], name: str) -> None:
     import shutil
 
     from provision.errors import MissingError
-    from provision.lab import disk_node, state
+    from provision.lab import disk_node, head, state
 
-    state.cluster_file(name)
     found = state.load_up(name)
+    if not found.is_diskless:
+        state.cluster_file(name)
     state.require_running(found, found.node(node))
-    argv = disk_node.ssh_command(found, found.node(node), command)
-    if shutil.which(argv[0]) is None:
+    way = head if found.is_diskless else disk_node
+    argv = way.ssh_command(found, found.node(node), command)
+    if shutil.which("ssh") is None:
         raise MissingError("ssh: not found on this machine", hint="apt-get install openssh-client")
     os.execvp(argv[0], argv)  # noqa: S606 - the terminal is ssh's from here on
 
@@ -221,11 +311,15 @@ def test(name: str, style: str) -> None:
       krg-provision lab test
       krg-provision lab test --format json
     """
-    import dataclasses
-
     from provision.lab import evidence, state
 
-    items = evidence.prove(state.load_up(name))
+    _evidence(evidence.prove(state.load_up(name)), style)
+
+
+def _evidence(items: Sequence[Evidence], style: str) -> None:
+    """Show evidence, name what is missing, and exit: 1 if something is."""
+    import dataclasses
+
     missing = [item for item in items if not item.ok]
     if style == "json":
         value = {"ok": not missing, "evidence": [dataclasses.asdict(item) for item in items]}

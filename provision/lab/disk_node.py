@@ -37,16 +37,16 @@ def lay_out(lab: Lab, base: Path) -> None:
 
     :raises FailedError: a disk or key cannot be made.
     """
-    authorized = _client_key(lab.directory / KEY)
+    authorized = client_key(lab.directory / KEY)
     known = []
     for node in lab.nodes:
-        host_key, public = _host_key()
+        secret, public = host_key()
         known.append(f"[127.0.0.1]:{node.port} {public}\n")
         files = node_files(
             name=node_name(lab, node.number),
             number=node.number,
             session=lab.session,
-            host_key=host_key,
+            host_key=secret,
             authorized=authorized,
         )
         disk_image.layer(base, lab.path(node) / DISK, files)
@@ -70,7 +70,9 @@ def _root(config: str) -> str:
     return "hda1" if re.search(r"^CONFIG_BLK_DEV_IDEDISK=y$", config, re.MULTILINE) else "sda1"
 
 
-def ssh_command(lab: Lab, node: LabNode, command: Sequence[str]) -> list[str]:
+def ssh_command(
+    lab: Lab, node: LabNode, command: Sequence[str], address: str = "127.0.0.1"
+) -> list[str]:
     """Return the command line that logs in to a node; the user's own settings stay out of it."""
     options = {
         "UserKnownHostsFile": f'"{lab.directory / KNOWN_HOSTS}"',
@@ -79,7 +81,7 @@ def ssh_command(lab: Lab, node: LabNode, command: Sequence[str]) -> list[str]:
         "LogLevel": "ERROR",
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    place = ["-i", str(lab.directory / KEY), "-p", str(node.port), "root@127.0.0.1"]
+    place = ["-i", str(lab.directory / KEY), "-p", str(node.port or 22), f"root@{address}"]
     return ["ssh", "-F", "none", *words, *place, *command]
 
 
@@ -91,7 +93,7 @@ def remove(lab: Lab) -> None:
         (lab.directory / name).unlink(missing_ok=True)
 
 
-def _client_key(path: Path) -> str:
+def client_key(path: Path) -> str:
     """Make the key that logs in to every node; return its public half in one line."""
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -103,7 +105,7 @@ def _client_key(path: Path) -> str:
     return public.decode("ascii")
 
 
-def _host_key() -> tuple[bytes, str]:
+def host_key() -> tuple[bytes, str]:
     """Return a new host key in dropbear's own format, and its public half as known_hosts has it."""
     with tempfile.TemporaryDirectory(prefix="krg-host-key-") as scratch:
         path = Path(scratch) / "key"

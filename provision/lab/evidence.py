@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from provision.console import say
 from provision.errors import FailedError
 from provision.evidence import Evidence
-from provision.lab import agent, lifecycle
+from provision.lab import agent, head, lifecycle
 from provision.lab.state import Lab, LabNode
 
 STEP_SECONDS = 60.0
@@ -39,8 +39,18 @@ def prove(lab: Lab) -> list[Evidence]:
 
     A cluster that does not run yet is started. No step takes longer than its limit.
     """
+    network = (_network_root,) if lab.is_diskless else ()
+    return _looked_at(lab, (_modules, *network, _cluster, _sums, _migration))
+
+
+def prove_boot(lab: Lab) -> list[Evidence]:
+    """Look at how the nodes of a lab without disks came up, and whether they are a cluster."""
+    return _looked_at(lab, (_modules, _network_root, _cluster))
+
+
+def _looked_at(lab: Lab, steps: Sequence[Callable[[Lab], list[Evidence]]]) -> list[Evidence]:
     found: list[Evidence] = []
-    for step in (_modules, _cluster, _sums, _migration):
+    for step in steps:
         say(f"lab test: {(step.__doc__ or '').splitlines()[0].rstrip('.')}")
         try:
             found += step(lab)
@@ -88,6 +98,27 @@ def _modules(lab: Lab) -> list[Evidence]:
         loaded = seen.node_id is not None
         have = f"node {seen.node_id}, session {seen.session_id}" if loaded else "not seen"
         found.append(Evidence("module loaded", where, want, have, want == have))
+    return found
+
+
+def _network_root(lab: Lab) -> list[Evidence]:
+    """Look where every node has its kernel and its root from."""
+    found = []
+    server = head.address(lab)
+    for node, said in _each(lab, "cat /proc/cmdline /proc/mounts"):
+        where = f"node {node.number}"
+        # pxelinux adds the kernel's name; the head node notes which entry it gave to whom.
+        kernel = re.search(r"\bBOOT_IMAGE=(\S+)", said)
+        served = head.was_served(lab, node)
+        have = f"{served or 'no entry'}, {kernel[1] if kernel else 'no BOOT_IMAGE='}"
+        want = f"pxelinux.cfg/{head.entry(lab, node)}, vmlinuz-{lab.kernel_release}"
+        found.append(Evidence("booted by pxelinux", where, want, have, want == have))
+        roots = re.findall(r"^\S+ / (nfs \S+)", said, re.M)
+        options = set(re.split("[ ,]", roots[0])) if roots else set()
+        wanted = ("nfs", "rw", "vers=3", "proto=tcp", f"addr={server}")
+        have = " ".join(word for word in wanted if word in options) or "no NFS"
+        want = " ".join(wanted)
+        found.append(Evidence("root over NFS", where, want, have, want == have))
     return found
 
 

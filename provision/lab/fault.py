@@ -25,7 +25,9 @@ def inflict(lab: Lab, node: LabNode, kind: str) -> None:
     """
     if kind not in KINDS:
         raise InputError(f"{kind}: no such fault; there are {', '.join(KINDS)}")
-    if not lab.has_disks and kind in ("diskfull", "freeze", "powercut"):
+    # A node that boots from the network does so again when the power is back.
+    lacks = {"diskfull", "freeze"} | (set() if lab.is_diskless else {"powercut"})
+    if not lab.has_disks and kind in lacks:
         raise InputError(f"{kind}: the nodes of lab {lab.name} have no disks")
     if state.pid(lab, node) is None:
         raise FailedError(f"node {node.number} of lab {lab.name} does not run")

@@ -20,7 +20,7 @@ from typing import Literal, cast
 from provision.artifacts import Artifacts
 from provision.console import say
 from provision.errors import FailedError, InputError, KrgError, MissingError
-from provision.lab import agent, disk_image, disk_node, qemu, state
+from provision.lab import agent, disk_image, disk_node, head, qemu, state
 from provision.lab.accel import choose
 from provision.lab.image import initramfs
 from provision.lab.state import Lab, LabNode
@@ -28,13 +28,16 @@ from provision.musl import Arch
 from provision.paths import cache_dir, labs_dir
 
 BOOT_SECONDS = 300.0  # seen: 7 s on an idle machine, minutes on a crowded one
+JOIN_SECONDS = 180.0
 MOST_NODES = 32
 LOG_MEGABYTES = 2
 # A layer can grow to the whole disk, and is made by way of a copy of what is in use.
 DISK_MEGABYTES = 300
+# A head node's files, and the same in its memory: the build's modules, a root.
+SERVED_MEGABYTES = 100
 _PORTS = range(22000, 30000)
 
-Bootloader = Literal["none", "legacy", "grub2"]
+Bootloader = Literal["none", "legacy", "grub2", "pxelinux"]
 
 # One round trip; all of it answers even when another node of the cluster is lost,
 # which cannot be said of ps, /proc/cpuinfo or /proc/meminfo.
@@ -77,12 +80,14 @@ def up(
 ) -> Lab:
     """Start a lab and wait until every node is up.
 
-    Without a boot loader that is with the build's kernel and Kerrighed loaded; with one it is
-    with Debian's kernel from the node's disk, an SSH server, and nothing of the build yet.
+    Without a boot loader that is with the build's kernel and Kerrighed loaded; with GRUB it is
+    with Debian's kernel from the node's disk, an SSH server, and nothing of the build yet. With
+    pxelinux a head node is started first, and the nodes are up when they are one cluster.
     If a node does not come up, everything started is ended; the consoles' logs stay.
 
     :raises InputError: a bad value, or the lab is up already.
-    :raises MissingError: no QEMU, too little memory, no multicast.
+    :raises MissingError: no QEMU, too little memory, no multicast; for a head node a right or
+        a program.
     :raises FailedError: a node does not come up.
     """
     state.checked_name(name)
@@ -90,8 +95,11 @@ def up(
     _check_range("session", session, 0, 255)  # an unsigned char in the kernel
     _check_range("memory", memory, 64, 3072)
     qemu.program(artifacts.arch)
-    if bootloader != "none":
+    diskless, disks = bootloader == state.PXELINUX, bootloader not in ("none", state.PXELINUX)
+    if disks:
         disk_image.check_tools()
+    if diskless:
+        head.check()
     if changed := artifacts.changed():
         raise InputError(
             f"{artifacts.directory}: not as it was built: {', '.join(changed[:3])}",
@@ -101,15 +109,17 @@ def up(
         _check_down(name)
         network = state.network_of(labs_dir() / name)
         _check_strays(name, network)
-        qemu.check_network(network)
-        _check_memory(nodes * memory)
-        _check_space(nodes * (LOG_MEGABYTES if bootloader == "none" else DISK_MEGABYTES))
+        if not diskless:
+            qemu.check_network(network)
+        served = SERVED_MEGABYTES if diskless else 0
+        _check_memory(nodes * memory + served)
+        _check_space(nodes * (DISK_MEGABYTES if disks else LOG_MEGABYTES) + served)
         base = None
         with _space_named(cache_dir(), "the nodes' programs are made", "XDG_CACHE_HOME"):
             # Of a build without Kerrighed's tools there is none: its nodes have disks.
-            plain = bootloader != "none" and "tools/bin/krgadm" not in artifacts.files
+            plain = disks and "tools/bin/krgadm" not in artifacts.files
             image = None if plain else initramfs(artifacts)
-            if bootloader != "none":
+            if bootloader in ("legacy", "grub2"):
                 base = disk_image.base_image(cast(Arch, artifacts.arch), bootloader)
         ports = _ports(name, nodes) if base else [0] * nodes
         lab = Lab(
@@ -123,21 +133,19 @@ def up(
             created=time.time(),
             nodes=tuple(LabNode(n, str(uuid.uuid4()), port) for n, port in enumerate(ports, 1)),
             bootloader=bootloader,
+            head=str(uuid.uuid4()) if diskless else "",
         )
         _lay_out(lab)
         try:
-            if base is not None:
-                with _space_named(labs_dir(), "the nodes' disks are made", "XDG_STATE_HOME"):
+            with _space_named(labs_dir(), "the lab's files are made", "XDG_STATE_HOME"):
+                if base is not None:
                     disk_node.lay_out(lab, base)
-            for node in lab.nodes:
-                if image is None or base is not None:
-                    boot = qemu.disk_boot(lab, node)
-                else:
-                    boot = qemu.kernel_boot(lab, node, artifacts.path("vmlinuz"), image)
-                qemu.start(lab, node, boot)
-            what = f"through {bootloader}" if base else lab.kernel_release
-            say(f"lab {name}: {nodes} nodes booting {what} ({lab.accel})")
+                if diskless:
+                    head.lay_out(lab, artifacts)
+            _start_all(lab, artifacts, image)
             _wait_for_all(lab)
+            if diskless:
+                _wait_for_cluster(lab)
         except BaseException:
             _stop_all(lab)
             raise
@@ -268,12 +276,12 @@ def _lay_out(lab: Lab) -> None:
         lab.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     except FileExistsError as error:
         raise _in_the_way(lab.directory) from error
-    for old in lab.directory.glob("node*"):
-        if not old.name.removeprefix("node").isdigit():
-            continue
+    made = [old for old in lab.directory.glob("node*") if old.name.removeprefix("node").isdigit()]
+    for old in [*made, *lab.directory.glob(head.SERVED)]:
         if old.is_symlink() or not old.is_dir():
             raise _in_the_way(old)
         shutil.rmtree(old)
+    head.clear(lab)
     for node in lab.nodes:
         lab.path(node).mkdir(mode=0o700)
     state.save(lab)
@@ -308,6 +316,27 @@ def _ports(name: str, count: int) -> list[int]:
     raise MissingError(f"no {count} free ports from {_PORTS.start} to {_PORTS.stop - 1}")
 
 
+def _start_all(lab: Lab, artifacts: Artifacts, image: Path | None) -> None:
+    """Start the nodes, and first the head node if they have one.
+
+    :param image: the initramfs; None where the nodes have disks and the build no tools.
+    """
+    enter: list[str] = []
+    if lab.is_diskless and image is not None:
+        head.start(lab, image)
+        enter = head.enter(lab)
+    for node in lab.nodes:
+        if lab.is_diskless:
+            boot = list(qemu.NETWORK_BOOT)
+        elif lab.has_disks or image is None:
+            boot = qemu.disk_boot(lab, node)
+        else:
+            boot = qemu.kernel_boot(lab, node, artifacts.path("vmlinuz"), image)
+        qemu.start(lab, node, boot, enter)
+    what = lab.kernel_release if lab.bootloader == "none" else f"through {lab.bootloader}"
+    say(f"lab {lab.name}: {len(lab.nodes)} nodes booting {what} ({lab.accel})")
+
+
 def _wait_for_all(lab: Lab) -> None:
     started = time.monotonic()
     with ThreadPoolExecutor(len(lab.nodes)) as pool:
@@ -328,7 +357,9 @@ def _wait_for_node(lab: Lab, node: LabNode, started: float) -> None:
         seen = look(lab, node, 3.0)
         if seen.state == "up":
             break
-        if seen.state in ("ended", "failed") or time.monotonic() > deadline:
+        # One that boots from the network goes on trying, also where that is no use.
+        lost = lab.is_diskless and qemu.panicked(lab, node)
+        if seen.state in ("ended", "failed") or lost or time.monotonic() > deadline:
             raise _not_up(lab, node, seen)
         time.sleep(0.3)
     if lab.has_disks:
@@ -343,6 +374,27 @@ def _wait_for_node(lab: Lab, node: LabNode, started: float) -> None:
     say(f"node {node.number}: up after {time.monotonic() - started:.0f} s, Kerrighed loaded")
 
 
+def _wait_for_cluster(lab: Lab) -> None:
+    """Wait until all nodes are one cluster: the least number of nodes on their command lines."""
+    count, started = len(lab.nodes), time.monotonic()
+    while True:
+        seen = status(lab, 3.0)
+        if all(one.online == count for one in seen):
+            break
+        ended = [one for one in seen if one.state == "ended"]
+        if ended:
+            raise _not_up(lab, lab.node(ended[0].number), ended[0])
+        if time.monotonic() - started > JOIN_SECONDS:
+            online = ", ".join(f"node {one.number}: {one.online or 0}" for one in seen)
+            raise FailedError(
+                f"the nodes did not become a cluster of {count} within {JOIN_SECONDS:.0f} s "
+                f"(online by {online})",
+                hint=f"their consoles' logs: {lab.directory}/node*/{qemu.CONSOLE_LOG}",
+            )
+        time.sleep(0.3)
+    say(f"lab {lab.name}: {count} nodes are one cluster, started by themselves")
+
+
 def _not_up(lab: Lab, node: LabNode, seen: NodeStatus) -> KrgError:
     tail = qemu.console_tail(lab, node, 60)
     last = next((line for line in reversed(tail) if "lab: FAILED" in line), None)
@@ -352,6 +404,8 @@ def _not_up(lab: Lab, node: LabNode, seen: NodeStatus) -> KrgError:
         "ended": "its QEMU ended while it booted",
         "failed": "its start script failed",
     }.get(seen.state, f"did not come up within {BOOT_SECONDS:.0f} s")
+    if lab.is_diskless and qemu.panicked(lab, node):
+        how = "its kernel panicked"
     log = lab.path(node) / qemu.CONSOLE_LOG
     return FailedError(f"node {node.number}: {how}: {said.strip()}", hint=f"its console: {log}")
 
@@ -359,6 +413,8 @@ def _not_up(lab: Lab, node: LabNode, seen: NodeStatus) -> KrgError:
 def _stop_all(lab: Lab) -> int:
     """End every node that runs, then forget the lab; logs stay."""
     count = sum(qemu.stop(lab, node) for node in lab.nodes)
+    if lab.is_diskless:
+        head.stop(lab)
     disk_node.remove(lab)
     (lab.directory / state.STATE).unlink(missing_ok=True)
     return count

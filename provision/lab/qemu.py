@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import FailedError, MissingError
-from provision.lab import agent
+from provision.lab import agent, state
 from provision.lab.state import Lab, LabNode, process
 from provision.runner import LocalRunner
 
@@ -53,7 +53,7 @@ def arguments(lab: Lab, node: LabNode, boot: Sequence[str]) -> list[str]:
 
     Sockets have relative names, because a socket's name is limited to 108 bytes.
 
-    :param boot: what it boots from: ``kernel_boot`` or ``disk_boot``.
+    :param boot: what it boots from: ``kernel_boot``, ``disk_boot`` or ``NETWORK_BOOT``.
     """
     return [
         *("-name", f"krg-lab-{lab.name}-{node.number}", "-uuid", node.uuid),
@@ -69,28 +69,41 @@ def arguments(lab: Lab, node: LabNode, boot: Sequence[str]) -> list[str]:
         *("-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off"),
         *("-serial", "chardev:agent"),
         *("-qmp", "unix:qmp.sock,server=on,wait=off", "-monitor", "none"),
-        *("-netdev", _cluster_card(lab.network)),
-        *("-device", f"e1000,netdev=cluster,mac={lab.mac(node)},romfile=,addr=0x4"),
+        *_cluster_card(lab, node),
         *("-daemonize", "-pidfile", "qemu.pid"),
     ]
 
 
-def _cluster_card(network: tuple[str, int]) -> str:
+def _cluster_card(lab: Lab, node: LabNode) -> list[str]:
+    """Return the card of the cluster's network; a node that boots over it needs the card's ROM."""
+    device = f"e1000,netdev=cluster,mac={lab.mac(node)},addr=0x4"
+    if lab.is_diskless:
+        return ["-netdev", _tap(lab.network, str(node.number)), "-device", device]
+    return ["-netdev", _multicast(lab.network), "-device", f"{device},romfile="]
+
+
+def _multicast(network: tuple[str, int]) -> str:
     group, port = network
     return f"socket,id=cluster,mcast={group}:{port},localaddr=127.0.0.1"
 
 
+def _tap(network: tuple[str, int], number: str) -> str:
+    return f"tap,id=cluster,script=no,downscript=no,ifname={state.taps_of(network)}{number}"
+
+
 def strays(network: tuple[str, int]) -> list[int]:
-    """Return the ids of all nodes' processes on a network that one lab alone uses.
+    """Return the ids of all processes on a network that one lab alone uses.
 
     Where no state file knows of them, they are what is left of a lab whose directory was
     removed: they would be taken for nodes of the new one.
     """
-    word = _cluster_card(network).encode()
+    exact = {_multicast(network).encode(), state.taps_of(network).encode()}
+    tap = _tap(network, "").encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if word in path.read_bytes().split(b"\0"):
+            words = path.read_bytes().split(b"\0")
+            if any(word in exact or word.startswith(tap) for word in words):
                 found.append(int(path.parent.name))
     return sorted(found)
 
@@ -118,14 +131,18 @@ def disk_boot(lab: Lab, node: LabNode) -> list[str]:
     ]
 
 
-def start(lab: Lab, node: LabNode, boot: Sequence[str]) -> None:
+# The BIOS asks the card's ROM, which asks the head node; a node that restarts does so again.
+NETWORK_BOOT = ("-boot", "n")
+
+
+def start(lab: Lab, node: LabNode, boot: Sequence[str], enter: Sequence[str] = ()) -> None:
     """Start a node's QEMU; it runs on when this program ends.
 
-    :param boot: what it boots from: ``kernel_boot`` or ``disk_boot``.
-
+    :param boot: what it boots from: ``kernel_boot``, ``disk_boot`` or ``NETWORK_BOOT``.
+    :param enter: the command that runs it in the network that it belongs to.
     :raises FailedError: QEMU refused.
     """
-    argv = [program(lab.arch), *arguments(lab, node, boot)]
+    argv = [*enter, program(lab.arch), *arguments(lab, node, boot)]
     result = LocalRunner().run(argv, cwd=lab.path(node), timeout=60, check=False)
     if not result.ok:
         said = result.output.strip().splitlines()[-1:] or ["no output"]
@@ -215,6 +232,11 @@ def check_network(network: tuple[str, int]) -> None:
         f"multicast over loopback does not work here ({said}), and the nodes' network is that",
         hint="ip link set lo up; look for a packet filter that drops multicast on lo",
     )
+
+
+def panicked(lab: Lab, node: LabNode) -> bool:
+    """Tell whether the last of a node's console is a kernel's panic."""
+    return any("Kernel panic" in line for line in console_tail(lab, node, 60))
 
 
 def console_tail(lab: Lab, node: LabNode, lines: int = 5) -> list[str]:

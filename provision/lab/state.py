@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a lab is, and where it is written down: labs_dir()/NAME/lab.json.
 
-The file is written before the first node starts, and a node's process is found by the
-pid file that QEMU writes and known by the UUID on its command line. So a lab whose
-client was killed is found again whole, and no other process is ever taken for a node.
+The file is written before the first process starts. A node's process is found by the pid
+file that QEMU writes, the head node's by its own, and each is known by the UUID on its
+command line. So a lab whose client was killed is found again whole, and no other process is
+ever taken for one of it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from provision.atomic import write_text
 from provision.errors import FailedError, InputError
@@ -29,6 +31,9 @@ from provision.paths import labs_dir
 FORMAT = 1
 STATE = "lab.json"
 CLUSTER = "cluster.toml"
+HEAD_PID = "head.pid"
+# Nodes that have nothing: their boot loader comes over the network, as their root does.
+PXELINUX: Final = "pxelinux"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 # What is no text in lab.json, besides the nodes.
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -63,7 +68,10 @@ class LabNode:
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab as it was started."""
+    """A lab as it was started.
+
+    ``head`` is the UUID under which its head node runs, for nodes without a disk; else empty.
+    """
 
     name: str
     session: int
@@ -75,11 +83,17 @@ class Lab:
     created: float
     nodes: tuple[LabNode, ...]
     bootloader: str = "none"
+    head: str = ""
 
     @property
     def has_disks(self) -> bool:
-        """Tell whether the nodes boot from disks; else QEMU gives them the build's kernel."""
-        return self.bootloader != "none"
+        """Tell whether the nodes boot from disks: neither from QEMU nor from the network."""
+        return self.bootloader not in ("none", PXELINUX)
+
+    @property
+    def is_diskless(self) -> bool:
+        """Tell whether a head node serves the nodes their kernel and their root."""
+        return self.bootloader == PXELINUX
 
     @property
     def cluster_file(self) -> Path:
@@ -123,6 +137,15 @@ def network_of(directory: Path) -> tuple[str, int]:
     """
     digest = hashlib.sha256(str(directory).encode()).digest()
     return f"239.255.{digest[0]}.{digest[1]}", 20000 + int.from_bytes(digest[2:4]) % 40000
+
+
+def taps_of(network: tuple[str, int]) -> str:
+    """Return what the names of a diskless lab's taps begin with, from what it alone uses.
+
+    With the node's number behind it, it fits the 15 bytes of an interface's name.
+    """
+    group, port = network
+    return "k" + bytes(map(int, group.split(".")[2:])).hex() + f"{port:04x}n"
 
 
 def checked_name(name: str) -> str:
@@ -187,6 +210,12 @@ def cluster_file(name: str) -> Path:
     :raises InputError: no such lab is up, or its nodes have no disks.
     """
     lab = load_up(name)
+    if lab.is_diskless:
+        raise InputError(
+            f"the nodes of lab {name} are in a network of their own, which nothing leads to",
+            hint=f"krg-provision lab ssh 1 --name {name}; or nsenter --target "
+            f"{head_pid(lab) or 'PID'} --net krg-provision ... --nodes {lab.cluster_file}",
+        )
     if not lab.has_disks:
         raise InputError(
             f"lab {name} has no boot loader and no SSH: QEMU boots its nodes",
@@ -252,6 +281,40 @@ def pid(lab: Lab, node: LabNode) -> int | None:
         return found.pid if found else None
 
 
+@contextlib.contextmanager
+def head(lab: Lab) -> Iterator[Process | None]:
+    """Give the process that the head node's servers live and end with, or None."""
+    found = _open_process(lab.directory / HEAD_PID, lab.head) if lab.head else None
+    try:
+        yield found
+    finally:
+        if found is not None:
+            os.close(found._handle)
+
+
+@contextlib.contextmanager
+def head_remains(lab: Lab) -> Iterator[list[Process]]:
+    """Give all processes with the head node's UUID on their command lines.
+
+    Besides the head node itself: who waits for it, and who is about to become it.
+    """
+    found = []
+    if lab.head:
+        numbers = sorted(int(path.name) for path in Path("/proc").glob("[0-9]*"))
+        found = [process for n in numbers if (process := _open(n, lab.head)) is not None]
+    try:
+        yield found
+    finally:
+        for process in found:
+            os.close(process._handle)
+
+
+def head_pid(lab: Lab) -> int | None:
+    """Return the process id of the lab's head node, or None if it does not run."""
+    with head(lab) as found:
+        return found.pid if found else None
+
+
 def require_running(lab: Lab, node: LabNode) -> None:
     """Raise FailedError, which names its console's log, if the node's QEMU does not run."""
     if pid(lab, node) is None:
@@ -263,7 +326,13 @@ def require_running(lab: Lab, node: LabNode) -> None:
 
 def _open_process(pid_file: Path, uuid: str) -> Process | None:
     try:
-        number = int(pid_file.read_text("ascii"))
+        return _open(int(pid_file.read_text("ascii")), uuid)
+    except (OSError, ValueError):
+        return None
+
+
+def _open(number: int, uuid: str) -> Process | None:
+    try:
         handle = os.pidfd_open(number)
     except (OSError, ValueError):
         return None

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What "diskless render" wrote, served by real daemons, boots nodes that have nothing.
+"""Nodes that have nothing boot from the lab's head node: real dnsmasq, pxelinux, NFS-Ganesha.
 
-In namespaces of the test's own: dnsmasq, pxelinux, NFS-Ganesha, a bridge, and QEMU nodes without
-a disk. What would start a server when it is installed is unpacked aside.
+Driven by the command. What "diskless render" wrote is what the head node serves.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lab.test_cluster import LIMIT, wait_until
 from provision import artifacts
+from provision.artifacts import Artifacts
 from provision.debian_archive import DebianArchive
 from provision.errors import InputError, KrgError
-from provision.lab import agent
-from provision.lab.image import initramfs
-from provision.paths import cache_dir
+from provision.lab import agent, head
+from provision.paths import builds_dir, cache_dir
 
 # Read when this is imported: a test may have a home of its own later.
-CACHE = cache_dir() / "debian"
-TOOLS = ("qemu-system-x86_64", "dnsmasq", "cpio", "ip", "unshare")
-PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+CACHE, DATA = cache_dir(), builds_dir().parent
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.sources,
@@ -36,105 +36,166 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="bridges and taps are root's"),
     pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="no /dev/net/tun"),
     *(
-        pytest.mark.skipif(shutil.which(tool, path=PATH) is None, reason=f"no {tool} here")
-        for tool in TOOLS
+        pytest.mark.skipif(shutil.which(tool, path=head._path()) is None, reason=f"no {tool} here")
+        for tool in ("qemu-system-x86_64", "dnsmasq", "cpio", "ip", "nsenter")
     ),
 ]
-PACKAGES = ("pxelinux", "syslinux-common", "rpcbind", "nfs-ganesha", "nfs-ganesha-vfs",
-            "nfs-kernel-server")  # fmt: skip
-LIMIT = 420.0  # a boot may take five minutes on a crowded machine
-HEAD = "10.77.5.254"
+NODES = 2
 SESSION = 5
-# The lab's userland sets this address too: its session and node id. KRG_AUTONODEID takes the
-# ids from the last bytes.
-IDS = (11, 12)
-
-
-def unpacked(target: Path) -> None:
-    """Unpack the packages and the libraries that they need, beside the machine's own."""
-    archive = DebianArchive(CACHE)
-    left, seen = list(PACKAGES), {"libc6", "libgcc-s1"}
-    while left:
-        name = left.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        archive.unpack(name, target)
-        left += [need for need in archive.depends(name) if need.startswith("lib")]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """Return a directory with node1 and node2, which boot while the test looks."""
+def build() -> Artifacts:
     try:
-        build = artifacts.find("kerrighed-2.4.4", "x86_64")
+        found = artifacts.find("kerrighed-2.4.4", "x86_64")
+        head.tools()
     except InputError as error:
         pytest.skip(f"{error}; enable with: krg-provision build-kernel")
-    try:
-        unpacked(tmp_path / "aside")
     except KrgError as error:
-        pytest.skip(f"{error.message}")
-    macs = [f"02:77:00:00:05:{number:02x}" for number in IDS]
-    text = f"session = {SESSION}\n[defaults]\nappend = 'init=/init console=ttyS0,115200 noapic'\n"
-    for number, mac in zip(IDS, macs, strict=True):
-        text += f"[[node]]\nname = 'krg{number}'\nid = {number}\n"
-        text += f"address = '10.77.{SESSION}.{number}'\nmac = '{mac}'\n"
-    (tmp_path / "cluster.toml").write_text(text)
-    subprocess.run(
-        [sys.executable, "-m", "provision", "diskless", "render", "--nodes", "cluster.toml",
-         "--artifacts", build.directory, "--head", HEAD, "--driver", "E1000", "--output", "head"],
-        cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
-    given = {
-        "HEAD": tmp_path / "head", "ASIDE": tmp_path / "aside", "INITRAMFS": initramfs(build),
-        "ADDRESS": HEAD, "NODES": " ".join(macs), "PATH": PATH,
-    }  # fmt: skip
-    script = Path(__file__).with_name("head_node.sh")
-    with subprocess.Popen(
-        ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-         "sh", script],
-        cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, **{name: str(value) for name, value in given.items()}},
-    ) as server:  # fmt: skip
-        assert server.stdin is not None and server.stdout is not None
-        assert server.stdout.readline() == "ready\n", "the head node did not start"
-        yield tmp_path
-        server.stdin.close()
-        server.wait(60)
+        pytest.skip(error.message)
+    return found
 
 
-def asked(place: Path, number: int, command: str, wanted: str) -> str:
-    """Ask a node until what it says fits; it has LIMIT seconds for that."""
-    deadline = time.monotonic() + LIMIT
-    said = "nothing"
-    while time.monotonic() < deadline:
+class Lab:
+    """The command, with a state directory of its own, for the lab krg there."""
+
+    def __init__(self, state: Path) -> None:
+        self.place = state / "krg-provision/labs/krg"
+        homes = {"STATE": state, "CACHE": CACHE.parent, "DATA": DATA.parent}
+        self.env = {
+            **os.environ,
+            **{f"XDG_{name}_HOME": str(path) for name, path in homes.items()},
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "provision", "lab", *words]
+        return subprocess.Popen(
+            argv, env=self.env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def __call__(self, *words: str, status: int = 0) -> str:
+        with self.start(*words) as process:
+            out, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == status, out + err
+        return out if status == 0 else err
+
+    def node(self, number: int, command: str) -> str:
+        return agent.run(self.place / f"node{number}", f"({command}) 2>&1", 60).output
+
+    def processes(self) -> list[int]:
+        """Return all processes in the network of the lab's head node."""
+        number = (self.place / "head.pid").read_text().strip()
+        network = Path(f"/proc/{number}/ns/net").readlink()
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if (path / "ns/net").readlink() == network:
+                    found.append(int(path.name))
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path / "state")
+    yield made
+    made.start("down").communicate(timeout=60)
+
+
+def alive(pids: list[int]) -> list[str]:
+    """Return what of these processes still runs, as their command lines."""
+    left = []
+    for number in pids:
         try:
-            said = agent.run(place / f"node{number}", f"({command}) 2>&1", 20).output
-        except agent.SilentError as error:
-            said = error.message
-        if re.search(wanted, said):
-            return said
-        time.sleep(0.5)
-    console = (place / f"node{number}/console.log").read_text("latin-1")[-2000:]
-    raise AssertionError(f"node {number}: wanted {wanted}, it says {said}\n{console}")
+            state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+            if state != "Z":
+                left.append(Path(f"/proc/{number}/cmdline").read_text().replace("\0", " "))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return left
 
 
-def test_nodes_without_a_disk_become_a_cluster(place: Path) -> None:
-    for number, node_id in enumerate(IDS, 1):
-        said = asked(place, number, "cat /sys/kerrighed/node_id /sys/kerrighed/session_id", r"^\d")
-        assert said.split() == [str(node_id), str(SESSION)]
-        # By the least number of nodes on the kernel line, nobody having said "start".
-        asked(place, number, "cat /proc/nodes/nrnodes", r"ONLINE:2\s")
-    # The root is on NFS, one for both, and can be written to.
-    assert re.search(r"^/dev/root / nfs rw,\S*vers=3\S*proto=tcp", asked(
-        place, 1, "cat /proc/mounts", "/ nfs"), re.MULTILINE)  # fmt: skip
-    asked(place, 1, "echo from node 1 >/root/note && cat /root/note", "^from node 1$")
-    asked(place, 2, "cat /root/note", "^from node 1$")
+def exports(lab: Lab, scratch: Path) -> str:
+    """Return the exports as exportfs understands them, whose own server need not be there."""
+    archive = DebianArchive(CACHE / "debian")
+    archive.unpack("nfs-kernel-server", scratch)
+    files = {"TOOLS": head.tools(), "EXPORTFS": scratch / "usr/sbin/exportfs", "HEAD": lab.place}
+    script = """
+        mount -t tmpfs none /etc && mkdir /etc/exports.d && : >/etc/exports
+        mkdir -p /var/lib/nfs && cp "$HEAD/served/krg-diskless.exports" /etc/exports.d/
+        export LD_LIBRARY_PATH="$(echo "$TOOLS"/usr/lib/*-linux-gnu)"
+        "$EXPORTFS" -ra && "$EXPORTFS" -s"""
+    pid = (lab.place / "head.pid").read_text().strip()
+    done = subprocess.run(
+        ["nsenter", "--target", pid, "--mount", "unshare", "--mount", "sh", "-euc", script],
+        env={**os.environ, **{name: str(value) for name, value in files.items()}},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_nodes_without_a_disk_become_a_cluster(lab: Lab, build: Artifacts, tmp_path: Path) -> None:
+    said = lab("diskless", "up", "--nodes", str(NODES), "--session", str(SESSION), "--accel",
+               "tcg", "--artifacts", str(build.directory), "--format", "json")  # fmt: skip
+    found = json.loads(said)["evidence"]
+    assert all(item["ok"] for item in found), found
+    seen = {(item["what"], item["where"]) for item in found}
+    for what in ("module loaded", "booted by pxelinux", "root over NFS", "cluster runs"):
+        assert {(what, f"node {number}") for number in range(1, NODES + 1)} <= seen
+    # By the least number of nodes on the kernel line, nobody having said "start".
+    assert "krgadm cluster start" not in {item["what"] for item in found}
+    status = json.loads(lab("status", "--format", "json"))
+    assert status["head"]["state"] == "up" and status["bootloader"] == "pxelinux"
+    assert [(n["state"], n["online"]) for n in status["nodes"]] == [("up", NODES)] * NODES
+    # By way of SSH, from inside their network; one root for both, and it can be written to.
+    assert lab("ssh", "2", "cat", "/sys/kerrighed/node_id") == "2\n"
+    lab.node(1, "echo from node 1 >/root/note")
+    assert lab.node(2, "cat /root/note") == "from node 1\n"
     # As exportfs understood it, for the kernel's own server.
-    exports = (place / "exports.seen").read_text()
-    for number in IDS:
-        place_of = rf"^/srv/krg-diskless/root\s+10\.77\.{SESSION}\.{number}\(\S*"
-        assert re.search(rf"{place_of}\brw,\S*no_root_squash", exports, re.MULTILINE), exports
-    served = (place / "dnsmasq.log").read_text()
-    for number in IDS:
-        assert f"sent /srv/krg-diskless/tftp/pxelinux.cfg/01-02-77-00-00-05-{number:02x}" in served
+    text = exports(lab, tmp_path / "nfs")
+    for number in range(1, NODES + 1):
+        place = rf"^/srv/krg-diskless/root\s+10\.77\.{SESSION}\.{number}\(\S*"
+        assert re.search(rf"{place}\brw,\S*no_root_squash", text, re.MULTILINE), text
+
+    # One server that ends takes the head node along, and "down" the rest.
+    pids = lab.processes()
+    servers = [n for n in pids if "ganesha" in Path(f"/proc/{n}/comm").read_text()]
+    first = os.pidfd_open(int((lab.place / "head.pid").read_text()))
+    os.kill(servers[0], signal.SIGKILL)
+    wait_for_end(first)
+    assert (lab.place / "head.log").read_text() == "a server ended\n"
+    # Their QEMUs: a head node that is lost is no power cut. Who waited for it is about to end.
+    wait_until(lambda: len(alive(pids)) == NODES, "the head node's end")
+    lab("down")
+    assert alive(pids) == []
+    assert sorted(path.name for path in lab.place.iterdir()) == [
+        *("dnsmasq.log", "ganesha.log", "head.log", "node1", "node2")
+    ]
+
+
+def wait_for_end(handle: int) -> None:
+    try:
+        assert select.select([handle], [], [], 60)[0], "the head node runs on"
+    finally:
+        os.close(handle)
+
+
+@pytest.mark.parametrize("sign", ["head.pid", "head.ready", "node2/qemu.pid"])
+def test_a_client_that_is_killed_leaves_what_down_finds(
+    lab: Lab, build: Artifacts, sign: str
+) -> None:
+    """Whatever it had started by then."""
+    with lab.start(
+        "diskless", "up", "--artifacts", str(build.directory), "--accel", "tcg"
+    ) as client:
+        wait_until((lab.place / sign).exists, sign, client)
+        client.kill()
+    pids = lab.processes()
+    assert pids
+    lab("down")
+    assert alive(pids) == []
+    assert "no lab krg is up" in lab("down", status=2)
