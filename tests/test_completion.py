@@ -102,6 +102,7 @@ def test_names_of_commands_and_options(home: Path) -> None:
         (["diskless"], "", plain("render")),
         (["lab", "diskless"], "", plain("up")),
         (["lab", "diskless", "up", "--release"], "kerrighed-2", plain("kerrighed-2.4.4")),
+        (["lab", "up", "--release"], "debian", plain("debian-6.1")),
         (["diskless", "render", "--nodes"], "c", ["file,c"]),
         (["deploy", "--force"], "root-d", plain("root-disk")),
     ],

@@ -15,6 +15,7 @@ from provision.cli import complete
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from provision.artifacts import Artifacts
     from provision.evidence import Evidence
     from provision.lab.lifecycle import Bootloader
 
@@ -50,6 +51,12 @@ _ARTIFACTS = click.option(
     help="A finished build's directory; default: the newest build.",
     shell_complete=complete.builds,
 )
+_RELEASE = click.option(
+    "--release",
+    metavar="NAME",
+    help="Take the newest build of this release.",
+    shell_complete=complete.releases,
+)
 _MEMORY = click.option(
     "--memory", default=256, show_default=True, metavar="MB", help="Memory of a node."
 )
@@ -63,8 +70,18 @@ _ACCEL = click.option(
 )
 
 
+def _build(artifacts: Path | None, release: str | None) -> Artifacts:
+    from provision import artifacts as builds
+    from provision.errors import InputError
+
+    if artifacts and release:
+        raise InputError("--artifacts names a build, so --release has nothing to choose")
+    return builds.load(artifacts.resolve()) if artifacts else builds.find(release)
+
+
 @lab.command()
 @click.option("--nodes", default=3, show_default=True, help="How many nodes.")
+@_RELEASE
 @_ARTIFACTS
 @_MEMORY
 @_SESSION
@@ -78,7 +95,9 @@ _ACCEL = click.option(
 )
 @_NAME
 def up(
+    *,
     nodes: int,
+    release: str | None,
     artifacts: Path | None,
     memory: int,
     session: int,
@@ -94,17 +113,15 @@ def up(
     \b
     Examples:
       krg-provision lab up --nodes 3
-      krg-provision lab up --nodes 2 --bootloader legacy
+      krg-provision lab up --nodes 2 --release debian-6.1 --bootloader legacy
       krg-provision deploy --reboot --nodes lab:krg
       krg-provision lab up --name other --session 2 --artifacts ~/build --accel tcg
     """
-    from provision import artifacts as builds
     from provision.console import say
     from provision.lab import lifecycle
 
-    build = builds.load(artifacts.resolve()) if artifacts else builds.find()
     made = lifecycle.up(
-        build,
+        _build(artifacts, release),
         name=name,
         nodes=nodes,
         memory=memory,
@@ -129,12 +146,7 @@ def diskless() -> None:
 
 @diskless.command("up")
 @click.option("--nodes", default=2, show_default=True, help="How many nodes.")
-@click.option(
-    "--release",
-    metavar="NAME",
-    help="Take the newest build of this release.  [default: kerrighed-2.4.4]",
-    shell_complete=complete.releases,
-)
+@_RELEASE
 @_ARTIFACTS
 @_MEMORY
 @_SESSION
@@ -156,8 +168,9 @@ def diskless_up(
 
     The head node serves DHCP, TFTP (pxelinux) and NFS, as "diskless render" writes it, in a
     network of its own that leads nowhere. Only root may make one. The nodes share one root, and
-    start the cluster by themselves once all of them are there. The other lab commands work on
-    such a lab too: status, console, fault, test, down.
+    start the cluster by themselves once all of them are there. Without --release or --artifacts
+    the newest build of Kerrighed's release is taken. The other lab commands work on such a lab
+    too: status, console, fault, test, down.
 
     \b
     Examples:
@@ -166,16 +179,12 @@ def diskless_up(
       krg-provision lab test --name pxe
       krg-provision lab down --name pxe
     """
-    from provision import artifacts as builds
     from provision.console import say
-    from provision.errors import InputError
     from provision.lab import evidence, head, lifecycle, state
     from provision.release import DEFAULT
 
-    if artifacts and release:
-        raise InputError("--artifacts names a build, so --release has nothing to choose")
     made = lifecycle.up(
-        builds.load(artifacts.resolve()) if artifacts else builds.find(release or DEFAULT),
+        _build(artifacts, release if artifacts else release or DEFAULT),
         name=name,
         nodes=nodes,
         memory=memory,
