@@ -53,12 +53,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is to be booted on a node, and what it has to show."""
+    """What is to be booted on a node, and what it has to show.
+
+    ``service`` is the script that loads the module, None where nothing does.
+    """
 
     cluster: Cluster
     kernel_release: str
     module: Module | None
     limits: Limits
+    service: str | None = None
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ def _arm(session: Session, node: Node, what: Trial, planned: Switch, date: str) 
     deadman.clear(session)
     facts = session.facts([], running=True, idle=60.0)
     if boot_entry.state(facts, release, node) != "default":
-        switch = deadman.arm(facts, release, node, what.limits.alone)
+        switch = deadman.arm(facts, release, node, what.limits.alone, what.service)
         if (switch.texts, switch.runs) != (planned.texts, planned.runs):
             raise FailedError(
                 "the boot loader's files were changed since the plan was made",

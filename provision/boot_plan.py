@@ -59,11 +59,13 @@ def make(
     whole_cluster: bool,
     force: Collection[str],
     alone: int,
+    service: str | None = None,
 ) -> Boot | None:
     """Return how the node is to be booted; None if it runs as wanted and nothing changes.
 
     :param whole_cluster: all nodes of a running cluster are restarted together.
     :param alone: how many seconds a trial stays up without being confirmed.
+    :param service: the script that loads the release's module; None: there is none.
     :raises FailedError: it cannot be booted without harm, or without a way back; says why.
     """
     if boot_entry.loader(facts, node.boot_loader) == "none":
@@ -89,7 +91,7 @@ def make(
     if boot_entry.state(later, kernel_release, node) == "default":
         text = f"restart into {kernel_release}, the default entry; there is no way back from it"
         return Boot("restart", Switch(), (text,))
-    switch = deadman.arm(later, kernel_release, node, alone)
+    switch = deadman.arm(later, kernel_release, node, alone, service)
     against = [str(refusal) for refusal in switch.refusals if refusal.rule not in force]
     if against:
         raise FailedError("; ".join(against))

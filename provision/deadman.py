@@ -38,8 +38,8 @@ UNIT = f"/etc/systemd/system/{NAME}.service"
 WANTED = f"/etc/systemd/system/sysinit.target.wants/{NAME}.service"
 # What a node has to say whole for this: node.TEXTS has them all.
 TEXTS = (SCRIPT, UNIT, ORDER, *RECORDS)
-# What has init start it before the scripts that load modules, among them Kerrighed's, and what
-# undoes that. Versions of update-rc.d that read the script's head leave the number out.
+# What has init start it before the scripts that load modules, and what undoes that. Versions of
+# update-rc.d that read the script's head leave the number out.
 START = f"update-rc.d {NAME} defaults 01"
 START_UNDONE_BY = f"update-rc.d -f {NAME} remove"
 # Seconds for a restart in order, and lines of the kernel's log that are kept.
@@ -64,15 +64,21 @@ def _is_link(path: str) -> bool:
     return re.fullmatch(rf"/etc/rc[2-5]\.d/S[0-9]{{2}}{NAME}", path) is not None
 
 
-def script(**places: str) -> str:
-    """Return the script as it lies on a node; ``places`` are others for a test."""
+def script(service: str | None = None, **places: str) -> str:
+    """Return the script as it lies on a node.
+
+    :param service: the script of the release's module, which is started after it; None: there
+        is none.
+    :param places: others than a node's, for a test.
+    """
     usual = {
         "state": STATE,
         "watchdog": "/dev/watchdog",
         "sysrq": "/proc/sysrq-trigger",
         "path": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     }
-    return render("trial.init.j2", patience=PATIENCE, lines=LOG_LINES, **(usual | places))
+    values = {**usual, **places, "service": service}
+    return render("trial.init.j2", patience=PATIENCE, lines=LOG_LINES, **values)
 
 
 def order(kernel_release: str, seconds: int, watchdog: bool | str) -> bytes:
@@ -84,17 +90,18 @@ def order(kernel_release: str, seconds: int, watchdog: bool | str) -> bytes:
     return f"release {kernel_release}\nseconds {seconds}\nwatchdog {driver}\n".encode()
 
 
-def arm(facts: Facts, kernel_release: str, node: Node, seconds: int) -> Switch:
+def arm(facts: Facts, kernel_release: str, node: Node, seconds: int, service: str | None) -> Switch:
     """Return boot_entry.arm's switch, with the script and its order before the boot loader's files.
 
     :param seconds: how long the script waits.
+    :param service: as for :func:`script`.
     :raises FailedError: as boot_entry.arm.
     """
     switch = boot_entry.arm(facts, kernel_release, node)
     how = hook(facts)
     if how is None:
         return switch
-    texts = [File(SCRIPT, script().encode(), 0o755)]
+    texts = [File(SCRIPT, script(service).encode(), 0o755)]
     runs = switch.runs
     if how == "systemd":
         texts.append(File(UNIT, render("trial.service.j2", script=SCRIPT).encode(), 0o644))

@@ -83,6 +83,14 @@ class Target:
         return self.build.module
 
     @property
+    def service(self) -> str | None:
+        """Return the name of the script that loads the module; a package may bring it."""
+        module = self.module
+        if module is None:
+            return None
+        return module.name if self.packages else module.service
+
+    @property
     def paths(self) -> list[str]:
         """Return the paths a node is asked about."""
         return [wanted.path for wanted in (*self.files, *(one.file for one in self.packages))]
@@ -312,6 +320,7 @@ def _planned(target: Target, node: Node, facts: Facts) -> Outcome:
                 whole_cluster=target.whole_cluster,
                 force=target.force,
                 alone=target.limits.alone,
+                service=target.service,
             )
         except FailedError as error:
             return Outcome(node, "failed", plan, facts, error.message, error.hint)

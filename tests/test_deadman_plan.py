@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from provision import boot, boot_plan, deadman, journal
+from provision import boot, boot_plan, deadman, journal, module
 from provision.boot import Limits
 from provision.cluster_rules import Cluster, Node
 from provision.facts import Facts, Text
@@ -41,7 +41,7 @@ def facts(has: tuple[str, ...] = (), **words: str) -> Facts:
     return replace(before, texts={**before.texts, **texts})
 
 
-def planned(seen: Facts, node: Node = NODE) -> boot_plan.Boot:
+def planned(seen: Facts, node: Node = NODE, service: str | None = "kerrighed") -> boot_plan.Boot:
     made = boot_plan.make(
         node,
         seen,
@@ -50,6 +50,7 @@ def planned(seen: Facts, node: Node = NODE) -> boot_plan.Boot:
         whole_cluster=False,
         force=("grubenv",),
         alone=Limits().alone,
+        service=service,
     )
     assert made is not None
     return made
@@ -107,6 +108,20 @@ def test_an_init_that_starts_nothing_of_ours(words: dict[str, str]) -> None:
     boot = planned(facts((), **words))
     assert not deadman.waits(boot.switch)
     assert "not covered: a kernel that comes up and cannot be reached" in "\n".join(boot.texts)
+
+
+@pytest.mark.parametrize("name", ["kerrighed", "nodeids", None])
+def test_it_starts_before_the_release_s_own_script(name: str | None) -> None:
+    boot = planned(facts((), init="sysv", tool="update-rc.d"), service=name)
+    head = boot.switch.texts[0].content.decode().partition("### END INIT INFO")[0]
+    lines = [line.split() for line in head.splitlines() if "X-Start-Before" in line]
+    assert lines == ([] if name is None else [["#", "X-Start-Before:", name]])
+
+
+def test_a_release_says_what_its_script_is_called() -> None:
+    kerrighed = module.kerrighed()
+    assert kerrighed.service == "kerrighed"
+    assert replace(kerrighed, files=()).service is None
 
 
 def test_what_the_plan_says_of_a_watchdog() -> None:
