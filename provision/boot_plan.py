@@ -107,6 +107,7 @@ def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> I
         f"restart once into {kernel_release}; back to {facts.word('kernel')} at the next start "
         "unless it proves itself, then it becomes the default"
     )
+    yield from (f"run {command}" for command in switch.first)
     for change in changes(map(wanted, switch.texts), later):
         if change.wanted.target is not None:
             yield f"add {change.place} -> {change.wanted.target}"
@@ -115,5 +116,4 @@ def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> I
             yield f"add {change.place} ({change.wanted.size:,} bytes)"
         else:
             yield diff(change)
-    yield from (f"run {command}" for command in switch.runs)
     yield from (f"note: {note}" for note in switch.notes)

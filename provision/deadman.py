@@ -41,6 +41,8 @@ TEXTS = (SCRIPT, UNIT, ORDER, *RECORDS)
 # What has init start it before the scripts that load modules, and what undoes that. Versions of
 # update-rc.d that read the script's head leave the number out.
 START = f"update-rc.d {NAME} defaults 01"
+# It may say that all is well and do nothing: a link in the runlevel that Debian starts is proof.
+STARTED = f"ls /etc/rc2.d/S[0-9][0-9]{NAME}"
 START_UNDONE_BY = f"update-rc.d -f {NAME} remove"
 # Seconds for a restart in order, and lines of the kernel's log that are kept.
 PATIENCE = 120
@@ -61,7 +63,7 @@ def hook(facts: Facts) -> str | None:
 
 
 def _is_link(path: str) -> bool:
-    return re.fullmatch(rf"/etc/rc[2-5]\.d/S[0-9]{{2}}{NAME}", path) is not None
+    return re.fullmatch(rf"/etc/rc2\.d/S[0-9]{{2}}{NAME}", path) is not None
 
 
 def script(service: str | None = None, **places: str) -> str:
@@ -93,6 +95,8 @@ def order(kernel_release: str, seconds: int, watchdog: bool | str) -> bytes:
 def arm(facts: Facts, kernel_release: str, node: Node, seconds: int, service: str | None) -> Switch:
     """Return boot_entry.arm's switch, with the script and its order before the boot loader's files.
 
+    What has init start the script comes before those, too: where that fails, nothing is armed.
+
     :param seconds: how long the script waits.
     :param service: as for :func:`script`.
     :raises FailedError: as boot_entry.arm.
@@ -102,16 +106,24 @@ def arm(facts: Facts, kernel_release: str, node: Node, seconds: int, service: st
     if how is None:
         return switch
     texts = [File(SCRIPT, script(service).encode(), 0o755)]
-    runs = switch.runs
+    first = switch.first
     if how == "systemd":
         texts.append(File(UNIT, render("trial.service.j2", script=SCRIPT).encode(), 0o644))
         # Not by "systemctl enable": for a script in /etc/init.d that calls update-rc.d, too.
         if WANTED not in facts.has:
             texts.append(File(WANTED, b"", 0o777, f"../{NAME}.service"))
-    elif not any(map(_is_link, facts.has)):
-        runs = (START, *runs)
+    elif not any(map(_is_link, facts.has)) or (
+        # With another head it may be started elsewhere in the order.
+        facts.word("tool") == "update-rc.d" and _differs(facts, texts[0])
+    ):
+        first = (*first, START, STARTED)
     texts.append(File(ORDER, order(kernel_release, seconds, node.watchdog), 0o644))
-    return replace(switch, texts=(*texts, *switch.texts), runs=runs)
+    return replace(switch, texts=(*texts, *switch.texts), first=first)
+
+
+def _differs(facts: Facts, file: File) -> bool:
+    there = facts.texts.get(file.path)
+    return there is not None and there.content != file.content
 
 
 def waits(switch: Switch) -> bool:

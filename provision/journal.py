@@ -411,7 +411,7 @@ def _without_entry(
         else text_wanted(file.path, file.content, file.mode)
         for file in switch.texts
     ]
-    return None if switch.runs else changes(texts, facts)
+    return None if switch.first else changes(texts, facts)
 
 
 def running(planned: Sequence[Change], facts: Facts) -> Iterator[str]:

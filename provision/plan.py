@@ -188,7 +188,7 @@ class Plan:
 
     :param checks: commands that must succeed before anything is changed; "{stage}" in them is
         the name of the staging directories.
-    :param first: commands between the files in /var/cache and all others.
+    :param first: commands between the files that they need (upload.EARLY) and all others.
     :param made_from: what must still be so when it is carried out.
     :param about: words for the journal: what this is (command, build, kernel release).
     :param emptied: directories that go away if nothing is left in them, the deepest first.

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import IO
 
+from provision import deadman
 from provision.errors import FailedError
 from provision.facts import Text
 from provision.plan import Change, Plan, area, plain, token_of
@@ -18,6 +19,8 @@ from provision.plan import Change, Plan, area, plain, token_of
 # Compressed files are kept for the next node up to this many bytes, all together.
 _KEPT_BYTES = 64 << 20
 _LEVEL = 1
+# What the first commands of a plan work on, or the beginning of it.
+EARLY = ("/var/cache/", deadman.SCRIPT)
 
 
 class _Packer:
@@ -102,10 +105,10 @@ def staged(change: Change, stage: str) -> str:
 
 
 def _is_early(change: Change, plan: Plan) -> bool:
-    """Tell whether a file goes before the commands: packages; on the way back, boot entries."""
+    """Tell whether a file goes before the first commands; on the way back, boot entries do."""
     if plan.closes:
         return change.place.startswith(("/boot/grub/", "/boot/grub2/"))
-    return change.place.startswith("/var/cache/")
+    return change.place.startswith(EARLY)
 
 
 def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:

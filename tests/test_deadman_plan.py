@@ -12,8 +12,10 @@ from provision import boot, boot_plan, deadman, journal, module
 from provision.boot import Limits
 from provision.cluster_rules import Cluster, Node
 from provision.facts import Facts, Text
+from provision.node import apply_script
 from provision.plan import Plan
 from provision.ssh import Output
+from provision.upload import _lists
 
 KERNEL = "2.6.20-krg"
 MENU = (
@@ -85,14 +87,35 @@ def test_what_init_starts(words: dict[str, str], has: tuple[str, ...], expect: s
     systemd = words["init"].startswith("systemd")
     assert (deadman.UNIT in paths) == systemd
     assert (deadman.WANTED in paths) == (systemd and deadman.WANTED not in has)
-    assert [run for run in boot.switch.runs if expect and run.startswith(expect)] == list(
-        boot.switch.runs
-    )
+    first = [deadman.START, deadman.STARTED] if expect else []
+    assert list(boot.switch.first) == first and (not expect or first[0].startswith(expect))
+    assert not systemd or not first
     assert deadman.waits(boot.switch)
     said = "\n".join(boot.texts)
     assert "not confirmed within 450 s" in said and "+seconds 450" in said
     assert f"add {deadman.SCRIPT} (" in said
     assert "not covered: a hang before its init scripts, or one" in said
+
+
+def test_nothing_is_armed_before_init_starts_the_script() -> None:
+    seen = facts((), init="sysv", tool="update-rc.d")
+    plan = boot.switch_plan(NODE, planned(seen).switch, seen)
+    lists = _lists(plan, "stage")
+    early, late = ([line.split()[1] for line in lists[name]] for name in ("early", "late"))
+    assert early == [deadman.SCRIPT]
+    assert late == [deadman.ORDER, "/boot/grub/default", "/boot/grub/menu.lst"]
+    text = apply_script(plan, KERNEL, "20260101T000000Z", "0" * 16)
+    steps = ('put_in_place "$control/early"', deadman.START, deadman.STARTED, "control/late")
+    assert sorted(steps, key=text.rindex) == list(steps)
+    assert ("ran", deadman.START) in plan.about
+
+
+def test_a_script_with_another_head_gets_its_place_in_the_order_anew() -> None:
+    seen = facts((LINK,), init="sysv", tool="update-rc.d")
+    old = text(deadman.script("nodeids").encode(), deadman.SCRIPT)
+    seen = replace(seen, texts={**seen.texts, deadman.SCRIPT: old})
+    assert planned(seen).switch.first == (deadman.START, deadman.STARTED)
+    assert planned(seen, service="nodeids").switch.first == ()
 
 
 @pytest.mark.parametrize(
