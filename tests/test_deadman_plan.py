@@ -97,6 +97,51 @@ def test_what_init_starts(words: dict[str, str], has: tuple[str, ...], expect: s
     assert "not covered: a hang before its init scripts, or one" in said
 
 
+ALPINE = (
+    b"::sysinit:/sbin/openrc sysinit\n::sysinit:/sbin/openrc boot\n::wait:/sbin/openrc default\n"
+)
+SIMPLE = b"# \xe9\n::sysinit:/etc/init.d/rcS\ntty1::askfirst:-/bin/sh"
+BOOT, DEFAULT = "/etc/runlevels/boot", "/etc/runlevels/default"
+
+
+@pytest.mark.parametrize(
+    ("kind", "inittab", "has", "link"),
+    [
+        ("openrc 0.45", b"", ("/sbin/openrc-run", BOOT, DEFAULT), DEFAULT),
+        ("openrc", b"si::sysinit:/etc/init.d/rcS\n", ("/sbin/runscript", BOOT, DEFAULT), DEFAULT),
+        ("openrc", b"rc::bootwait:/sbin/rc boot\n", ("/sbin/runscript", BOOT, DEFAULT), BOOT),
+        ("busybox", ALPINE, ("/sbin/openrc-run", BOOT, DEFAULT), BOOT),
+    ],
+)
+def test_openrc_starts_it(kind: str, inittab: bytes, has: tuple[str, ...], link: str) -> None:
+    seen = facts(has, init=kind)
+    seen = replace(seen, texts={**seen.texts, "/etc/inittab": text(inittab, "/etc/inittab")})
+    made = planned(seen).switch
+    files = {file.path: file for file in made.texts}
+    assert list(files)[:3] == [deadman.SCRIPT, deadman.OPENRC, f"{link}/krg-provision-way-back"]
+    assert files[f"{link}/krg-provision-way-back"].target == deadman.OPENRC
+    assert files[deadman.OPENRC].content.startswith(f"#!{has[0]}\n".encode())
+    assert made.first == () and "no dead man's switch" not in "\n".join(planned(seen).texts)
+    # The next trial finds the link.
+    again = replace(seen, has=seen.has | {f"{link}/krg-provision-way-back"})
+    assert not [file for file in planned(again).switch.texts if file.target]
+    # Without that runlevel nothing starts it.
+    assert not deadman.waits(planned(replace(seen, has=frozenset(has[:1]))).switch)
+
+
+def test_busybox_starts_it_by_a_line_of_its_inittab() -> None:
+    seen = facts((), init="busybox")
+    seen = replace(seen, texts={**seen.texts, "/etc/inittab": text(SIMPLE, "/etc/inittab")})
+    made = {file.path: file.content for file in planned(seen).switch.texts}
+    line = f"::sysinit:/bin/sh {deadman.SCRIPT} start\n".encode()
+    assert made["/etc/inittab"] == SIMPLE + b"\n" + line
+    assert "+::sysinit:/bin/sh" in "\n".join(planned(seen).texts)
+    # The next trial adds no other.
+    there = text(made["/etc/inittab"], "/etc/inittab")
+    seen = replace(seen, texts={**seen.texts, "/etc/inittab": there})
+    assert "inittab" not in "\n".join(planned(seen).texts)
+
+
 def test_nothing_is_armed_before_init_starts_the_script() -> None:
     seen = facts((), init="sysv", tool="update-rc.d")
     plan = boot.switch_plan(NODE, planned(seen).switch, seen)
@@ -130,7 +175,8 @@ def test_a_script_with_another_head_gets_its_place_in_the_order_anew() -> None:
 def test_an_init_that_starts_nothing_of_ours(words: dict[str, str]) -> None:
     boot = planned(facts((), **words))
     assert not deadman.waits(boot.switch)
-    assert "not covered: a kernel that comes up and cannot be reached" in "\n".join(boot.texts)
+    said = "\n".join(boot.texts)
+    assert "not covered: this node has no dead man's switch" in said and words["init"] in said
 
 
 @pytest.mark.parametrize("name", ["kerrighed", "nodeids", None])
