@@ -363,17 +363,15 @@ def _restored(
 def _undoing(runs: Sequence[Journal], found: Mapping[str, _Former]) -> tuple[str, ...]:
     """Return the commands that undo those that the runs gave.
 
-    Whether the script is still there or an interrupted rollback has removed it already.
+    Whether the script is still there or an interrupted rollback has removed it already. That of
+    a module was given because nothing started it; that of a trial may have been given again.
     """
     ran = [command for journal in runs for command in journal.about.get("ran", ())]
     undone_by = module_files.disable(ran)
-    if deadman.START in ran:
-        undone_by[deadman.SCRIPT] = deadman.START_UNDONE_BY
-    return tuple(
-        command
-        for path, command in undone_by.items()
-        if (script := found.get(path)) and script.line.before == ABSENT
-    )
+    script = found.get(deadman.SCRIPT)
+    if deadman.START in ran and script is not None and script.line.before == ABSENT:
+        undone_by += (deadman.START_UNDONE_BY,)
+    return undone_by
 
 
 def _loader_changed(found: Mapping[str, _Former], facts: Facts) -> bool:

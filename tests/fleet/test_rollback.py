@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from provision import module
 
 from .hosts import RELEASE, Host, Hosts, make_build
 from .test_deploy import KERNEL, MENU, deploy, on_move
@@ -79,6 +82,28 @@ def test_deploy_and_back(hosts: Hosts, build: Path) -> None:
     # Forwards again, as if nothing had been.
     assert deploy(hosts, build)[0] == 0
     assert [tree(host) for host in hosts.hosts] == after
+
+
+def test_settings_of_another_module_come_back_with_a_diff(host: Hosts, tmp_path: Path) -> None:
+    node = host.hosts[0]
+    script, settings = node.path("/etc/init.d/other"), node.path("/etc/other_nodes")
+    script.write_text("#!/bin/sh\n# mine\n")
+    before = tree(node)
+    kerrighed = module.kerrighed()
+    files = (
+        module.File("/etc/init.d/other", "module.init.j2", "0755"),
+        module.File("/etc/other_nodes", "kerrighed_nodes.j2"),
+    )
+    other = replace(kerrighed, name="other", title="Other", files=files)
+    made = make_build(tmp_path / "other", module=other)
+    assert deploy(host, made)[0] == 0
+    assert settings.exists() and "# mine" not in script.read_text()
+    code, out, err = rollback(host, "--check")
+    assert code == 1, out + err
+    assert "+# mine" in out and "-PATH=/usr/local/sbin" in out
+    assert "remove /etc/other_nodes (" in out
+    assert rollback(host)[0] == 0
+    assert tree(node) == before
 
 
 def test_the_last_run_or_all_since_a_date(host: Hosts, build: Path, tmp_path: Path) -> None:
