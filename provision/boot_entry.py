@@ -42,6 +42,7 @@ class _Loader(Protocol):
     def commit(self, facts: Facts, kernel_release: str) -> Switch: ...
     def disarm(self, facts: Facts, kernel_release: str, leaving: Collection[str]) -> Switch: ...
     def remove(self, facts: Facts) -> Switch: ...
+    def kernels(self, facts: Facts) -> frozenset[str] | None: ...
 
 
 def loader(facts: Facts, wanted: str = "auto") -> str:
@@ -118,6 +119,19 @@ def state(facts: Facts, kernel_release: str, node: Node | None = None) -> str:
     return (
         "none" if module is None or not has_loader(facts) else module.state(facts, kernel_release)
     )
+
+
+def kernels(facts: Facts, node: Node) -> frozenset[str] | None:
+    """Return the files of our entries' kernels; None where it is not known what boots the node."""
+    if loader(facts, node.boot_loader) not in ("legacy", "grub2"):
+        return None
+    module = _module(facts, node.boot_loader)
+    return None if module is None else module.kernels(facts)
+
+
+def unread(facts: Facts) -> bool:
+    """Tell whether a boot loader's file is there that could not be read whole."""
+    return any(path in facts.odd for path in TEXTS)
 
 
 def replaced(

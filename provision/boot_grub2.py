@@ -141,6 +141,15 @@ def _menu(facts: Facts) -> tuple[str, _Menu]:
     return path, _read(facts, path)
 
 
+def kernels(facts: Facts) -> frozenset[str] | None:
+    """Return the files of our entries' kernels; None where they cannot be read."""
+    try:
+        menu = _menu(facts)[1]
+    except FailedError:
+        return None
+    return frozenset() if menu.ours is None else frozenset(menu.ours.kernels)
+
+
 def _others(menu: _Menu) -> int:
     """Return how many entries are surely there before ours."""
     other = grub2.read(custom_cfg.others(menu.custom))

@@ -139,6 +139,14 @@ def state(facts: Facts, kernel_release: str) -> str:
         return legacy_trial.state(text, _saved(facts), _file(kernel_release))
 
 
+def kernels(facts: Facts) -> frozenset[str] | None:
+    """Return the files of our entries' kernels; None where the menu cannot be read."""
+    try:
+        return frozenset(one.kernel for one in legacy.own(_menu(facts)))
+    except (FailedError, legacy.MenuError):
+        return None
+
+
 def _file(kernel_release: str) -> str:
     return f"vmlinuz-{kernel_release}"
 

@@ -76,9 +76,9 @@ def make(
     state = boot_entry.state(facts, kernel_release, node)
     runs = facts.word("kernel") == kernel_release
     together = evidence.in_running_cluster(facts)
-    if runs and plan.empty and state == "default" and not (together and whole_cluster):
+    if runs and plan.settled and state == "default" and not (together and whole_cluster):
         return None
-    if runs and plan.empty and state != "default":
+    if runs and plan.settled and state != "default":
         return Boot("prove", Switch(), (f"{kernel_release} runs already: make it the default",))
     if together and not whole_cluster and "running-cluster" not in force:
         online = evidence.counts(facts).get("online")

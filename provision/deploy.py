@@ -24,6 +24,7 @@ from provision import (
     node_packages,
     node_rules,
     preflight,
+    retire,
 )
 from provision.artifacts import Artifacts
 from provision.boot import Limits, Result
@@ -93,7 +94,8 @@ class Target:
     @property
     def paths(self) -> list[str]:
         """Return the paths a node is asked about."""
-        return [wanted.path for wanted in (*self.files, *(one.file for one in self.packages))]
+        wanted = (*self.files, *(one.file for one in self.packages))
+        return [*(one.path for one in wanted), *retire.LINKS]
 
     @functools.cached_property
     def settings(self) -> Mapping[bool, tuple[Wanted, ...]]:
@@ -243,7 +245,7 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
     if problems:
         return Plan(node.name, problems=tuple(problems))
     runs = module_files.enable(target.module, facts, packaged=bool(packages))
-    return Plan(
+    made = Plan(
         node.name,
         planned,
         runs,
@@ -256,6 +258,8 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         prunes=journal.expendable(journal.read(facts)),
         drops=unneeded(packages, facts),
     )
+    release = target.build.kernel_release
+    return retire.with_retired(made, facts, node, release, bootloader=target.bootloader)
 
 
 def _about(build: Artifacts, runs: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -46,8 +46,10 @@ RULES = {"changed": "a file that somebody changed since"}
 # How many finished runs can be taken back.
 KEPT = 5
 
-_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
+NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
 _TOKEN = re.compile(r"absent|(?:file|link):[0-9a-f]{64}")
+# What these did belongs to the run before them.
+_CONTINUE = ("boot", "retire")
 _STATES = ("begun", "done", "rolled-back")
 _WORD = re.compile(r"[a-z_]{1,32}")
 
@@ -100,7 +102,7 @@ class Journal:
 
     def continues(self, other: Journal) -> bool:
         """Tell whether it belongs to the run before it: a boot is of what was deployed last."""
-        return self.word("command") == "boot" and self.number > other.number
+        return self.word("command") in _CONTINUE and self.number > other.number
 
     @property
     def undoes(self) -> tuple[str, ...]:
@@ -124,7 +126,8 @@ def _line(text: str) -> Line | None:
     return Line(path, before, after, int(mode, 8), (int(uid), int(gid)), kept == "yes")
 
 
-def _journal(name: str, raw: bytes, copies: Mapping[str, bytes]) -> Journal | None:
+def parse(name: str, raw: bytes, copies: Mapping[str, bytes]) -> Journal | None:
+    """Return a journal as a node told it; None where it makes no sense."""
     about: dict[str, list[str]] = {}
     paths, added, state = [], [], ""
     for text in raw.decode("utf-8", "replace").split("\n"):
@@ -156,10 +159,10 @@ def read(facts: Facts) -> tuple[Journal, ...]:
     found = []
     for key, raw in facts.blobs.items():
         kind, _, name = key.partition(" ")
-        if kind == "journal" and _NAME.fullmatch(name):
+        if kind == "journal" and NAME.fullmatch(name):
             start = f"copy {name} "
             copies = {k[len(start) :]: b for k, b in facts.blobs.items() if k.startswith(start)}
-            made = _journal(name, raw, copies)
+            made = parse(name, raw, copies)
             if made is not None:
                 found.append(made)
     found.sort(key=lambda journal: (journal.number, journal.name))
@@ -205,7 +208,7 @@ def expendable(journals: Sequence[Journal]) -> tuple[str, ...]:
     The newest KEPT runs stay, with what continued them, and with the oldest of them the
     interrupted ones that belong to it.
     """
-    runs = [n for n, j in enumerate(journals) if not j.begun and j.word("command") != "boot"]
+    runs = [n for n, j in enumerate(journals) if not j.begun and j.word("command") not in _CONTINUE]
     if len(runs) < KEPT:
         return ()
     first = runs[-(KEPT - 1)]
