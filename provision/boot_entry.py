@@ -10,7 +10,7 @@ written; nothing is done here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from provision import boot_grub2, boot_legacy, boot_line
@@ -43,6 +43,7 @@ class _Loader(Protocol):
     def disarm(self, facts: Facts, kernel_release: str, leaving: Collection[str]) -> Switch: ...
     def remove(self, facts: Facts) -> Switch: ...
     def kernels(self, facts: Facts) -> frozenset[str] | None: ...
+    def bring_back(self, facts: Facts, former: Mapping[str, bytes]) -> Switch: ...
 
 
 def loader(facts: Facts, wanted: str = "auto") -> str:
@@ -194,3 +195,13 @@ def remove(facts: Facts, node: Node | None = None) -> Switch:
     """
     module = _module(facts, _wanted(node))
     return Switch() if module is None else module.remove(facts)
+
+
+def bring_back(facts: Facts, former: Mapping[str, bytes], node: Node | None = None) -> Switch:
+    """Return what makes our entries those of former files, and leaves all else as it is now.
+
+    :param former: content by path; files that were not there are left out.
+    :raises FailedError: the files cannot be edited safely.
+    """
+    module = _module(facts, _wanted(node))
+    return Switch() if module is None else module.bring_back(facts, former)

@@ -395,3 +395,16 @@ def remove(facts: Facts) -> Switch:
         rest = custom_cfg.others(menu.custom).encode("latin-1")
     texts = [text for text in off.texts if not text.path.endswith("/custom.cfg")]
     return Switch((*texts, File(f"{menu.directory}/custom.cfg", rest, 0o600)))
+
+
+def bring_back(facts: Facts, former: Mapping[str, bytes]) -> Switch:
+    """Return what makes our entries those of a former custom.cfg, in the one of now."""
+    path, menu = _menu(facts)
+    custom = f"{menu.directory}/custom.cfg"
+    with _explained(path):
+        made = custom_cfg.ours(former.get(custom, b"").decode("latin-1"))
+    if made is None:
+        return remove(facts)
+    with _explained(path):
+        cleared = _with_env(menu, _cleared(menu))
+        return Switch((*cleared, *menu.write(made)))

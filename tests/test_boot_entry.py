@@ -159,6 +159,26 @@ def test_a_second_build_falls_back_to_the_first(place: Callable[[], Place]) -> N
 
 
 @PLACES
+def test_former_entries_come_back_into_changed_files(place: Callable[[], Place]) -> None:
+    node = place()
+    node.make()
+    node.do(boot_entry.commit)
+    former = dict(node.texts)
+    node.make(release=SECOND)
+    node.do(boot_entry.commit, SECOND)
+    # Somebody's line in the file that has our entries.
+    (path,) = (name for name in node.texts if name.endswith(("menu.lst", "custom.cfg")))
+    node.texts[path] = b"# mine\n" + node.texts[path]
+    node.write(boot_entry.bring_back(node.facts, former, NODE).texts)
+    assert node.states == ["default", "none", "none"]
+    assert node.texts[path] == b"# mine\n" + former[path].replace(
+        b"saved default was not there", b"saved default was 0"
+    )
+    node.write(boot_entry.bring_back(node.facts, {}, NODE).texts)
+    assert node.state == "none"
+
+
+@PLACES
 def test_the_default_itself_does_not_change(place: Callable[[], Place]) -> None:
     node = place()
     node.make()
