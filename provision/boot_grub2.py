@@ -234,8 +234,32 @@ def make(
         return Entry(
             (file,),
             tuple(refusals),
-            (*left, *line.notes, *beside, *_listed_first(menu, kernel_release)),
+            (
+                *left,
+                *line.notes,
+                *beside,
+                *_no_number(menu, made, _file(kernel_release)),
+                *_listed_first(menu, kernel_release),
+            ),
         )
+
+
+def _no_number(menu: _Menu, made: custom_cfg.Ours, kernel: str) -> Iterator[str]:
+    """Say what is booted in place of our former entry where GRUB cannot be told its number.
+
+    The variable ``fallback`` takes numbers only (grub-core/normal/menu.c), and an entry inside an
+    if, such as that of 30_uefi-firmware, may be there or not.
+    """
+    base = made.base(kernel, menu.proven)
+    if base is None or menu.first is not None:
+        return
+    number = menu.fallback(*made.kernels)
+    title = next(e.title for e in menu.config.entries if e.number == str(number))
+    yield (
+        "an if in grub.cfg decides how many entries there are, so that our entry for "
+        f"{base} has no number that is known: if {kernel} cannot be loaded, GRUB boots {title!r} "
+        f"in its place; after a panic it is {base}"
+    )
 
 
 def _listed_first(menu: _Menu, kernel_release: str) -> Iterator[str]:
