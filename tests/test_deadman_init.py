@@ -30,15 +30,21 @@ KERNEL = platform.release()
 SECONDS = 60_000
 
 
-def armed(init: str, has: tuple[str, ...] = (), inittab: bytes = b"") -> tuple[File, ...]:
+def armed(
+    init: str,
+    has: tuple[str, ...] = (),
+    inittab: bytes = b"",
+    release: str = KERNEL,
+    seconds: int = SECONDS,
+) -> tuple[File, ...]:
     """Return what arming a trial writes on a node with such an init, but the boot loader's."""
-    texts = {"/boot/grub/menu.lst": MENU % KERNEL.encode(), deadman.INITTAB: inittab}
+    texts = {"/boot/grub/menu.lst": MENU % release.encode(), deadman.INITTAB: inittab}
     facts = Facts(
         words={"init": init, "kernel": "old", "saved": "0"},
         texts={path: Text(content, 0o644, 0, 0, path) for path, content in texts.items()},
         has=frozenset(has),
     )
-    made = deadman.arm(facts, KERNEL, Node("krg1", 1, "krg1"), SECONDS, "kerrighed")
+    made = deadman.arm(facts, release, Node("krg1", 1, "krg1"), seconds, "kerrighed")
     assert made.first == () and deadman.waits(made)
     return tuple(file for file in made.texts if not file.path.startswith("/boot/"))
 
