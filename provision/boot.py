@@ -53,12 +53,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is to be booted on a node, and what it has to show."""
+    """What is to be booted on a node, and what it has to show.
+
+    ``service`` is the script that loads the module, None where nothing does.
+    """
 
     cluster: Cluster
     kernel_release: str
     module: Module | None
     limits: Limits
+    service: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,10 @@ def switch_plan(node: Node, switch: Switch, facts: Facts) -> Plan:
     return Plan(
         node.name,
         changes(map(boot_plan.wanted, switch.texts), facts),
-        switch.runs,
         notes=switch.notes,
         made_from=made_from(facts),
-        about=(("command", "boot"), *(("ran", command) for command in switch.runs)),
+        about=(("command", "boot"), *(("ran", command) for command in switch.first)),
+        first=switch.first,
     )
 
 
@@ -247,8 +251,8 @@ def _arm(session: Session, node: Node, what: Trial, planned: Switch, date: str) 
     deadman.clear(session)
     facts = session.facts([], running=True, idle=60.0)
     if boot_entry.state(facts, release, node) != "default":
-        switch = deadman.arm(facts, release, node, what.limits.alone)
-        if (switch.texts, switch.runs) != (planned.texts, planned.runs):
+        switch = deadman.arm(facts, release, node, what.limits.alone, what.service)
+        if (switch.texts, switch.first) != (planned.texts, planned.first):
             raise FailedError(
                 "the boot loader's files were changed since the plan was made",
                 hint="run deploy again to see the new plan",

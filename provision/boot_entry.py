@@ -10,7 +10,7 @@ written; nothing is done here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from provision import boot_grub2, boot_legacy, boot_line
@@ -42,6 +42,8 @@ class _Loader(Protocol):
     def commit(self, facts: Facts, kernel_release: str) -> Switch: ...
     def disarm(self, facts: Facts, kernel_release: str, leaving: Collection[str]) -> Switch: ...
     def remove(self, facts: Facts) -> Switch: ...
+    def kernels(self, facts: Facts) -> frozenset[str] | None: ...
+    def bring_back(self, facts: Facts, former: Mapping[str, bytes]) -> Switch: ...
 
 
 def loader(facts: Facts, wanted: str = "auto") -> str:
@@ -120,6 +122,19 @@ def state(facts: Facts, kernel_release: str, node: Node | None = None) -> str:
     )
 
 
+def kernels(facts: Facts, node: Node) -> frozenset[str] | None:
+    """Return the files of our entries' kernels; None where it is not known what boots the node."""
+    if loader(facts, node.boot_loader) not in ("legacy", "grub2"):
+        return None
+    module = _module(facts, node.boot_loader)
+    return None if module is None else module.kernels(facts)
+
+
+def unread(facts: Facts) -> bool:
+    """Tell whether a boot loader's file is there that could not be read whole."""
+    return any(path in facts.odd for path in TEXTS)
+
+
 def replaced(
     node: Node, facts: Facts, kernel_release: str, planned: Iterable[Change]
 ) -> Iterator[Refusal]:
@@ -180,3 +195,13 @@ def remove(facts: Facts, node: Node | None = None) -> Switch:
     """
     module = _module(facts, _wanted(node))
     return Switch() if module is None else module.remove(facts)
+
+
+def bring_back(facts: Facts, former: Mapping[str, bytes], node: Node | None = None) -> Switch:
+    """Return what makes our entries those of former files, and leaves all else as it is now.
+
+    :param former: content by path; files that were not there are left out.
+    :raises FailedError: the files cannot be edited safely.
+    """
+    module = _module(facts, _wanted(node))
+    return Switch() if module is None else module.bring_back(facts, former)

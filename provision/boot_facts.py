@@ -49,6 +49,7 @@ OTHERS = (
     # The node's shell makes names out of it. What is started there: deadman.py.
     "/etc/rc[2-5].d/S[0-9][0-9]krg-provision-trial",
     "/etc/systemd/system/sysinit.target.wants/krg-provision-trial.service",
+    "/etc/runlevels/boot", "/etc/runlevels/default", "/etc/runlevels/*/krg-provision-way-back",
 )  # fmt: skip
 HAS = (*FILES, *(_LIST.format(name) for name in LISTS), *OTHERS)
 

@@ -141,6 +141,15 @@ def _menu(facts: Facts) -> tuple[str, _Menu]:
     return path, _read(facts, path)
 
 
+def kernels(facts: Facts) -> frozenset[str] | None:
+    """Return the files of our entries' kernels; None where they cannot be read."""
+    try:
+        menu = _menu(facts)[1]
+    except FailedError:
+        return None
+    return frozenset() if menu.ours is None else frozenset(menu.ours.kernels)
+
+
 def _others(menu: _Menu) -> int:
     """Return how many entries are surely there before ours."""
     other = grub2.read(custom_cfg.others(menu.custom))
@@ -225,8 +234,32 @@ def make(
         return Entry(
             (file,),
             tuple(refusals),
-            (*left, *line.notes, *beside, *_listed_first(menu, kernel_release)),
+            (
+                *left,
+                *line.notes,
+                *beside,
+                *_no_number(menu, made, _file(kernel_release)),
+                *_listed_first(menu, kernel_release),
+            ),
         )
+
+
+def _no_number(menu: _Menu, made: custom_cfg.Ours, kernel: str) -> Iterator[str]:
+    """Say what is booted in place of our former entry where GRUB cannot be told its number.
+
+    The variable ``fallback`` takes numbers only (grub-core/normal/menu.c), and an entry inside an
+    if, such as that of 30_uefi-firmware, may be there or not.
+    """
+    base = made.base(kernel, menu.proven)
+    if base is None or menu.first is not None:
+        return
+    number = menu.fallback(*made.kernels)
+    title = next(e.title for e in menu.config.entries if e.number == str(number))
+    yield (
+        "an if in grub.cfg decides how many entries there are, so that our entry for "
+        f"{base} has no number that is known: if {kernel} cannot be loaded, GRUB boots {title!r} "
+        f"in its place; after a panic it is {base}"
+    )
 
 
 def _listed_first(menu: _Menu, kernel_release: str) -> Iterator[str]:
@@ -386,3 +419,16 @@ def remove(facts: Facts) -> Switch:
         rest = custom_cfg.others(menu.custom).encode("latin-1")
     texts = [text for text in off.texts if not text.path.endswith("/custom.cfg")]
     return Switch((*texts, File(f"{menu.directory}/custom.cfg", rest, 0o600)))
+
+
+def bring_back(facts: Facts, former: Mapping[str, bytes]) -> Switch:
+    """Return what makes our entries those of a former custom.cfg, in the one of now."""
+    path, menu = _menu(facts)
+    custom = f"{menu.directory}/custom.cfg"
+    with _explained(path):
+        made = custom_cfg.ours(former.get(custom, b"").decode("latin-1"))
+    if made is None:
+        return remove(facts)
+    with _explained(path):
+        cleared = _with_env(menu, _cleared(menu))
+        return Switch((*cleared, *menu.write(made)))

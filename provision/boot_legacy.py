@@ -7,10 +7,10 @@ What is edited, and why it is safe, is in grub.legacy and grub.legacy_trial.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from grub import kernel_line, legacy, legacy_trial
+from grub import kernel_line, legacy, legacy_back, legacy_trial
 from grub.legacy_trial import Switched
 from provision import boot_line
 from provision.abi_note import kernel_version
@@ -139,6 +139,14 @@ def state(facts: Facts, kernel_release: str) -> str:
         return legacy_trial.state(text, _saved(facts), _file(kernel_release))
 
 
+def kernels(facts: Facts) -> frozenset[str] | None:
+    """Return the files of our entries' kernels; None where the menu cannot be read."""
+    try:
+        return frozenset(one.kernel for one in legacy.own(_menu(facts)))
+    except (FailedError, legacy.MenuError):
+        return None
+
+
 def _file(kernel_release: str) -> str:
     return f"vmlinuz-{kernel_release}"
 
@@ -196,3 +204,16 @@ def disarm(facts: Facts, kernel_release: str, leaving: Collection[str]) -> Switc
 def remove(facts: Facts) -> Switch:
     """Return what takes our entries out, and puts all lines back as they were."""
     return Switch(texts=_switch(facts, legacy_trial.take_out).texts)
+
+
+def bring_back(facts: Facts, former: Mapping[str, bytes]) -> Switch:
+    """Return what makes our entries those of former files, in the files as they are now."""
+    text = former.get(MENU, b"").decode("latin-1")
+    saved = _saved(facts)
+    if SAVED in former:
+        saved = legacy.saved_index(former[SAVED].decode("latin-1"))
+
+    def change(now: str, number: int | None) -> Switched:
+        return legacy_back.as_before(now, number, text, saved)
+
+    return Switch(texts=_switch(facts, change).texts)

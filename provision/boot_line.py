@@ -47,12 +47,12 @@ class Entry:
 class Switch:
     """A change of what boots next: files in the order in which they are to be written.
 
-    ``runs`` are shell commands for afterwards. With ``refusals`` nothing of it may be done,
-    unless they are overruled by name.
+    ``first`` are shell commands that must succeed before anything of the boot loader is written.
+    With ``refusals`` nothing of it may be done, unless they are overruled by name.
     """
 
     texts: tuple[File, ...] = ()
-    runs: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
 

@@ -59,11 +59,13 @@ def make(
     whole_cluster: bool,
     force: Collection[str],
     alone: int,
+    service: str | None = None,
 ) -> Boot | None:
     """Return how the node is to be booted; None if it runs as wanted and nothing changes.
 
     :param whole_cluster: all nodes of a running cluster are restarted together.
     :param alone: how many seconds a trial stays up without being confirmed.
+    :param service: the script that loads the release's module; None: there is none.
     :raises FailedError: it cannot be booted without harm, or without a way back; says why.
     """
     if boot_entry.loader(facts, node.boot_loader) == "none":
@@ -74,9 +76,9 @@ def make(
     state = boot_entry.state(facts, kernel_release, node)
     runs = facts.word("kernel") == kernel_release
     together = evidence.in_running_cluster(facts)
-    if runs and plan.empty and state == "default" and not (together and whole_cluster):
+    if runs and plan.settled and state == "default" and not (together and whole_cluster):
         return None
-    if runs and plan.empty and state != "default":
+    if runs and plan.settled and state != "default":
         return Boot("prove", Switch(), (f"{kernel_release} runs already: make it the default",))
     if together and not whole_cluster and "running-cluster" not in force:
         online = evidence.counts(facts).get("online")
@@ -89,7 +91,7 @@ def make(
     if boot_entry.state(later, kernel_release, node) == "default":
         text = f"restart into {kernel_release}, the default entry; there is no way back from it"
         return Boot("restart", Switch(), (text,))
-    switch = deadman.arm(later, kernel_release, node, alone)
+    switch = deadman.arm(later, kernel_release, node, alone, service)
     against = [str(refusal) for refusal in switch.refusals if refusal.rule not in force]
     if against:
         raise FailedError("; ".join(against))
@@ -105,6 +107,7 @@ def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> I
         f"restart once into {kernel_release}; back to {facts.word('kernel')} at the next start "
         "unless it proves itself, then it becomes the default"
     )
+    yield from (f"run {command}" for command in switch.first)
     for change in changes(map(wanted, switch.texts), later):
         if change.wanted.target is not None:
             yield f"add {change.place} -> {change.wanted.target}"
@@ -113,5 +116,4 @@ def _texts(later: Facts, switch: Switch, facts: Facts, kernel_release: str) -> I
             yield f"add {change.place} ({change.wanted.size:,} bytes)"
         else:
             yield diff(change)
-    yield from (f"run {command}" for command in switch.runs)
     yield from (f"note: {note}" for note in switch.notes)

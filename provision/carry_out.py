@@ -94,7 +94,8 @@ def _boots(
             )
             tell(Step(outcome.node.name, "not begun"))
         return
-    trial = Trial(target.cluster, target.build.kernel_release, target.module, way.limits)
+    release = target.build.kernel_release
+    trial = Trial(target.cluster, release, target.module, way.limits, target.service)
 
     def one(node: Node) -> Result:
         def step(text: str) -> None:

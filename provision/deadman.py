@@ -8,7 +8,8 @@ starts the entry that was the default before. Where a watchdog may be used the s
 
 Sources: Documentation/watchdog/watchdog-api.txt of Linux 2.6.20 (the timer runs from open(2) on; a
 V before close(2) stops it, unless the driver was made with nowayout); update-rc.d(8);
-systemd.unit(5), and systemd's automatic boot assessment for the rule.
+systemd.unit(5); openrc-run(8); init/init.c of busybox (what it does with inittab); and systemd's
+automatic boot assessment for the rule.
 """
 
 from __future__ import annotations
@@ -36,11 +37,18 @@ NAME = "krg-provision-trial"
 SCRIPT = f"/etc/init.d/{NAME}"
 UNIT = f"/etc/systemd/system/{NAME}.service"
 WANTED = f"/etc/systemd/system/sysinit.target.wants/{NAME}.service"
-# What a node has to say whole for this: node.TEXTS has them all.
-TEXTS = (SCRIPT, UNIT, ORDER, *RECORDS)
-# What has init start it before the scripts that load modules, among them Kerrighed's, and what
-# undoes that. Versions of update-rc.d that read the script's head leave the number out.
+# OpenRC starts what has a dependency function; a link in a runlevel has it started.
+OPENRC = "/etc/init.d/krg-provision-way-back"
+RUNLEVELS = "/etc/runlevels"
+RUNNERS = ("/sbin/openrc-run", "/sbin/runscript")
+INITTAB = "/etc/inittab"
+# What a node has to say whole for this: node.Session.facts asks for them all.
+TEXTS = (SCRIPT, UNIT, OPENRC, INITTAB, ORDER, *RECORDS)
+# What has init start it before the scripts that load modules, and what undoes that. Versions of
+# update-rc.d that read the script's head leave the number out.
 START = f"update-rc.d {NAME} defaults 01"
+# It may say that all is well and do nothing: a link in the runlevel that Debian starts is proof.
+STARTED = f"ls /etc/rc2.d/S[0-9][0-9]{NAME}"
 START_UNDONE_BY = f"update-rc.d -f {NAME} remove"
 # Seconds for a restart in order, and lines of the kernel's log that are kept.
 PATIENCE = 120
@@ -48,31 +56,76 @@ LOG_LINES = 200
 
 
 def hook(facts: Facts) -> str | None:
-    """Return how a script is started at boot on a node: "rc.d", "systemd", or None: not known.
+    """Return how a script is started at boot on a node.
 
-    update-rc.d under an init that nobody can name is taken for rc.d, as it is for Kerrighed's
-    own script, which a trial has to start anyway.
+    :return: "rc.d", "systemd", "openrc", "inittab" (busybox's), or None: not known.
+
+    OpenRC may be what sysvinit or busybox starts: its inittab says so. update-rc.d under an init
+    that nobody can name is taken for rc.d, as it is for Kerrighed's own script, which a trial has
+    to start anyway.
     """
     kind = (facts.word("init") or "unknown").split()[0]
     if kind == "systemd":
         return "systemd"
+    text = _inittab(facts)
+    runner = _runner(facts) is not None
+    if kind == "openrc" or (kind == "busybox" and runner and re.search(rb"/(openrc|rc)\s", text)):
+        return "openrc" if runner and f"{RUNLEVELS}/{_runlevel(text)}" in facts.has else None
+    if kind == "busybox":
+        return "inittab" if _SYSINIT.search(text) else None
     known = facts.word("tool") == "update-rc.d" or any(map(_is_link, facts.has))
     return "rc.d" if known and kind in ("sysv", "upstart", "unknown") else None
 
 
+def _inittab(facts: Facts) -> bytes:
+    there = facts.texts.get(INITTAB)
+    return b"" if there is None else there.content
+
+
+# busybox's init does these one after the other, in the order of the file.
+_SYSINIT = re.compile(rb"^[^#:\n]*:[^:\n]*:sysinit:", re.MULTILINE)
+_BUSYBOX = f"::sysinit:/bin/sh {SCRIPT} start\n".encode()
+
+
+def _with_line(inittab: bytes) -> bytes:
+    """Return busybox's inittab with a line of ours at its end, behind what mounts file systems."""
+    if _BUSYBOX in inittab:
+        return inittab
+    return inittab + b"\n" * (not inittab.endswith(b"\n")) + _BUSYBOX
+
+
+def _runner(facts: Facts) -> str | None:
+    """Return what runs OpenRC's scripts; the second is its name of old."""
+    return next((path for path in RUNNERS if path in facts.has), None)
+
+
+def _runlevel(inittab: bytes) -> str:
+    """Return OpenRC's runlevel for the script: the one that brings up networks.
+
+    Debian's rcS and rc, which its inittab starts, know no runlevel "boot".
+    """
+    return "boot" if re.search(rb"/(openrc|rc)\s+boot\b", inittab) else "default"
+
+
 def _is_link(path: str) -> bool:
-    return re.fullmatch(rf"/etc/rc[2-5]\.d/S[0-9]{{2}}{NAME}", path) is not None
+    return re.fullmatch(rf"/etc/rc2\.d/S[0-9]{{2}}{NAME}", path) is not None
 
 
-def script(**places: str) -> str:
-    """Return the script as it lies on a node; ``places`` are others for a test."""
+def script(service: str | None = None, **places: str) -> str:
+    """Return the script as it lies on a node.
+
+    :param service: the script of the release's module, which is started after it; None: there
+        is none.
+    :param places: others than a node's, for a test.
+    """
     usual = {
         "state": STATE,
         "watchdog": "/dev/watchdog",
         "sysrq": "/proc/sysrq-trigger",
         "path": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     }
-    return render("trial.init.j2", patience=PATIENCE, lines=LOG_LINES, **(usual | places))
+    values = {**usual, **places, "service": service}
+    return render("trial.init.j2", patience=PATIENCE, lines=LOG_LINES, **values)
 
 
 def order(kernel_release: str, seconds: int, watchdog: bool | str) -> bytes:
@@ -84,27 +137,48 @@ def order(kernel_release: str, seconds: int, watchdog: bool | str) -> bytes:
     return f"release {kernel_release}\nseconds {seconds}\nwatchdog {driver}\n".encode()
 
 
-def arm(facts: Facts, kernel_release: str, node: Node, seconds: int) -> Switch:
+def arm(facts: Facts, kernel_release: str, node: Node, seconds: int, service: str | None) -> Switch:
     """Return boot_entry.arm's switch, with the script and its order before the boot loader's files.
 
+    What has init start the script comes before those, too: where that fails, nothing is armed.
+
     :param seconds: how long the script waits.
+    :param service: as for :func:`script`.
     :raises FailedError: as boot_entry.arm.
     """
     switch = boot_entry.arm(facts, kernel_release, node)
     how = hook(facts)
     if how is None:
         return switch
-    texts = [File(SCRIPT, script().encode(), 0o755)]
-    runs = switch.runs
-    if how == "systemd":
+    texts = [File(SCRIPT, script(service).encode(), 0o755)]
+    first = switch.first
+    if how == "openrc":
+        runner, level = _runner(facts), _runlevel(_inittab(facts))
+        made = render("trial.openrc.j2", script=SCRIPT, runner=runner)
+        texts.append(File(OPENRC, made.encode(), 0o755))
+        # As rc-update does it.
+        link = f"{RUNLEVELS}/{level}/{OPENRC.rpartition('/')[2]}"
+        if link not in facts.has:
+            texts.append(File(link, b"", 0o777, OPENRC))
+    elif how == "inittab":
+        texts.append(File(INITTAB, _with_line(_inittab(facts)), 0o644))
+    elif how == "systemd":
         texts.append(File(UNIT, render("trial.service.j2", script=SCRIPT).encode(), 0o644))
         # Not by "systemctl enable": for a script in /etc/init.d that calls update-rc.d, too.
         if WANTED not in facts.has:
             texts.append(File(WANTED, b"", 0o777, f"../{NAME}.service"))
-    elif not any(map(_is_link, facts.has)):
-        runs = (START, *runs)
+    elif not any(map(_is_link, facts.has)) or (
+        # With another head it may be started elsewhere in the order.
+        facts.word("tool") == "update-rc.d" and _differs(facts, texts[0])
+    ):
+        first = (*first, START, STARTED)
     texts.append(File(ORDER, order(kernel_release, seconds, node.watchdog), 0o644))
-    return replace(switch, texts=(*texts, *switch.texts), runs=runs)
+    return replace(switch, texts=(*texts, *switch.texts), first=first)
+
+
+def _differs(facts: Facts, file: File) -> bool:
+    there = facts.texts.get(file.path)
+    return there is not None and there.content != file.content
 
 
 def waits(switch: Switch) -> bool:
@@ -119,8 +193,9 @@ def texts(facts: Facts, switch: Switch, node: Node, seconds: int) -> Iterator[st
         yield f"note: the trial before: {said}"
     if not waits(switch):
         yield (
-            "note: not covered: a kernel that comes up and cannot be reached, and any hang: how "
-            "this node's init starts scripts is not known; they wait for its power switch"
+            "note: not covered: this node has no dead man's switch, for how its init "
+            f"({facts.word('init') or 'unknown'}) starts scripts is not known: a kernel that comes "
+            "up and cannot be reached, and any hang, wait for its power switch"
         )
         return
     yield (

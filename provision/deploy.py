@@ -24,6 +24,7 @@ from provision import (
     node_packages,
     node_rules,
     preflight,
+    retire,
 )
 from provision.artifacts import Artifacts
 from provision.boot import Limits, Result
@@ -83,9 +84,18 @@ class Target:
         return self.build.module
 
     @property
+    def service(self) -> str | None:
+        """Return the name of the script that loads the module; a package may bring it."""
+        module = self.module
+        if module is None:
+            return None
+        return module.name if self.packages else module.service
+
+    @property
     def paths(self) -> list[str]:
         """Return the paths a node is asked about."""
-        return [wanted.path for wanted in (*self.files, *(one.file for one in self.packages))]
+        wanted = (*self.files, *(one.file for one in self.packages))
+        return [*(one.path for one in wanted), *retire.LINKS]
 
     @functools.cached_property
     def settings(self) -> Mapping[bool, tuple[Wanted, ...]]:
@@ -235,7 +245,7 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
     if problems:
         return Plan(node.name, problems=tuple(problems))
     runs = module_files.enable(target.module, facts, packaged=bool(packages))
-    return Plan(
+    made = Plan(
         node.name,
         planned,
         runs,
@@ -248,6 +258,8 @@ def make_plan(target: Target, node: Node, facts: Facts) -> Plan:
         prunes=journal.expendable(journal.read(facts)),
         drops=unneeded(packages, facts),
     )
+    release = target.build.kernel_release
+    return retire.with_retired(made, facts, node, release, bootloader=target.bootloader)
 
 
 def _about(build: Artifacts, runs: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -312,6 +324,7 @@ def _planned(target: Target, node: Node, facts: Facts) -> Outcome:
                 whole_cluster=target.whole_cluster,
                 force=target.force,
                 alone=target.limits.alone,
+                service=target.service,
             )
         except FailedError as error:
             return Outcome(node, "failed", plan, facts, error.message, error.hint)

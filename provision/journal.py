@@ -14,16 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from grub import legacy
 from provision import (
     boot_entry,
     boot_grub2,
+    bootable,
     deadman,
     evidence,
     module_files,
     node_packages,
 )
-from provision.boot_entry import MENU
 from provision.cluster import Node
 from provision.errors import FailedError
 from provision.facts import ABSENT, Facts, Seen
@@ -46,8 +45,10 @@ RULES = {"changed": "a file that somebody changed since"}
 # How many finished runs can be taken back.
 KEPT = 5
 
-_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
+NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
 _TOKEN = re.compile(r"absent|(?:file|link):[0-9a-f]{64}")
+# What these did belongs to the run before them.
+_CONTINUE = ("boot", "retire")
 _STATES = ("begun", "done", "rolled-back")
 _WORD = re.compile(r"[a-z_]{1,32}")
 
@@ -100,7 +101,7 @@ class Journal:
 
     def continues(self, other: Journal) -> bool:
         """Tell whether it belongs to the run before it: a boot is of what was deployed last."""
-        return self.word("command") == "boot" and self.number > other.number
+        return self.word("command") in _CONTINUE and self.number > other.number
 
     @property
     def undoes(self) -> tuple[str, ...]:
@@ -124,7 +125,8 @@ def _line(text: str) -> Line | None:
     return Line(path, before, after, int(mode, 8), (int(uid), int(gid)), kept == "yes")
 
 
-def _journal(name: str, raw: bytes, copies: Mapping[str, bytes]) -> Journal | None:
+def parse(name: str, raw: bytes, copies: Mapping[str, bytes]) -> Journal | None:
+    """Return a journal as a node told it; None where it makes no sense."""
     about: dict[str, list[str]] = {}
     paths, added, state = [], [], ""
     for text in raw.decode("utf-8", "replace").split("\n"):
@@ -156,10 +158,10 @@ def read(facts: Facts) -> tuple[Journal, ...]:
     found = []
     for key, raw in facts.blobs.items():
         kind, _, name = key.partition(" ")
-        if kind == "journal" and _NAME.fullmatch(name):
+        if kind == "journal" and NAME.fullmatch(name):
             start = f"copy {name} "
             copies = {k[len(start) :]: b for k, b in facts.blobs.items() if k.startswith(start)}
-            made = _journal(name, raw, copies)
+            made = parse(name, raw, copies)
             if made is not None:
                 found.append(made)
     found.sort(key=lambda journal: (journal.number, journal.name))
@@ -205,7 +207,7 @@ def expendable(journals: Sequence[Journal]) -> tuple[str, ...]:
     The newest KEPT runs stay, with what continued them, and with the oldest of them the
     interrupted ones that belong to it.
     """
-    runs = [n for n, j in enumerate(journals) if not j.begun and j.word("command") != "boot"]
+    runs = [n for n, j in enumerate(journals) if not j.begun and j.word("command") not in _CONTINUE]
     if len(runs) < KEPT:
         return ()
     first = runs[-(KEPT - 1)]
@@ -299,8 +301,8 @@ def rollback(
     )
     planned, wrong = _restored(found, facts, force)
     entry = None
-    if _loader_changed(found, facts) or list(_unbootable(planned, facts, packages.purged)):
-        entry = _without_entry(node, facts, found)
+    if _loader_changed(found, facts) or list(bootable.refused(planned, facts, packages.purged)):
+        entry = _with_former_entries(node, facts, found)
     if entry is not None:
         others = {path: former for path, former in found.items() if not _is_loader(path)}
         planned, wrong = _restored(others, facts, force)
@@ -309,8 +311,8 @@ def rollback(
     problems += packages.problems
     planned = list(node_packages.with_theirs(planned)) if packages.first else planned
     problems += () if leaves else running(planned, facts)
-    problems += _unbootable(planned, facts, packages.purged)
-    problems += boot_grub2.unbootable(facts, _gone(planned, packages.purged))
+    problems += bootable.refused(planned, facts, packages.purged)
+    problems += boot_grub2.unbootable(facts, bootable.gone(planned, packages.purged))
     problems += obstacles(planned, facts)
     problems += lack_of_space(planned, facts)
     if problems:
@@ -363,17 +365,15 @@ def _restored(
 def _undoing(runs: Sequence[Journal], found: Mapping[str, _Former]) -> tuple[str, ...]:
     """Return the commands that undo those that the runs gave.
 
-    Whether the script is still there or an interrupted rollback has removed it already.
+    Whether the script is still there or an interrupted rollback has removed it already. That of
+    a module was given because nothing started it; that of a trial may have been given again.
     """
     ran = [command for journal in runs for command in journal.about.get("ran", ())]
     undone_by = module_files.disable(ran)
-    if deadman.START in ran:
-        undone_by[deadman.SCRIPT] = deadman.START_UNDONE_BY
-    return tuple(
-        command
-        for path, command in undone_by.items()
-        if (script := found.get(path)) and script.line.before == ABSENT
-    )
+    script = found.get(deadman.SCRIPT)
+    if deadman.START in ran and script is not None and script.line.before == ABSENT:
+        undone_by += (deadman.START_UNDONE_BY,)
+    return undone_by
 
 
 def _loader_changed(found: Mapping[str, _Former], facts: Facts) -> bool:
@@ -385,23 +385,26 @@ def _loader_changed(found: Mapping[str, _Former], facts: Facts) -> bool:
     )
 
 
-def _without_entry(
+def _with_former_entries(
     node: Node, facts: Facts, found: Mapping[str, _Former]
 ) -> tuple[Change, ...] | None:
-    """Return how our entry is taken out of the boot loader's files as they are now.
+    """Return how our entries become the former ones in the boot loader's files as they are now.
 
     For files that were changed since: update-grub writes menu.lst whenever a kernel comes or
     goes, so the former one may name kernels that are gone. And where our entry is the default
-    or will be tried at the next boot. None if there was an entry of ours before, too.
+    or will be tried at the next boot. None if that cannot be done safely.
     """
     paths = [path for path in found if _is_loader(path)]
-    for path in paths:
-        former = found[path]
-        content = former.journal.copies.get(path, b"")
-        if path not in _WRITTEN_AT_BOOT and _MARK in content:
-            return None
+    former = {
+        path: found[path].journal.copies.get(path, b"")
+        for path in paths
+        if found[path].line.before != ABSENT
+    }
+    mine = any(_MARK in former[path] for path in former if path not in _WRITTEN_AT_BOOT)
     try:
-        switch = boot_entry.remove(facts, node)
+        switch = (
+            boot_entry.bring_back(facts, former, node) if mine else boot_entry.remove(facts, node)
+        )
     except FailedError:
         return None
     texts = [
@@ -411,7 +414,7 @@ def _without_entry(
         else text_wanted(file.path, file.content, file.mode)
         for file in switch.texts
     ]
-    return None if switch.runs else changes(texts, facts)
+    return None if switch.first else changes(texts, facts)
 
 
 def running(planned: Sequence[Change], facts: Facts) -> Iterator[str]:
@@ -427,55 +430,6 @@ def running(planned: Sequence[Change], facts: Facts) -> Iterator[str]:
         )
 
 
-def _gone(planned: Sequence[Change], purged: Sequence[str]) -> frozenset[str]:
-    """Return the names of kernels that go away, as files or with their packages."""
-    files = (c.place.rpartition("/")[2] for c in planned if c.wanted.absent)
-    images = (f"vmlinuz-{n.removeprefix('linux-image-')}" for n in purged)
-    return frozenset([*files, *images])
-
-
-def _unbootable(planned: Sequence[Change], facts: Facts, purged: Sequence[str]) -> Iterator[str]:
-    """Refuse what would leave GRUB Legacy without an entry that boots, or with a wrong default.
-
-    :param purged: the packages that dpkg removes, with the kernels in them.
-    """
-    there = facts.texts.get(MENU)
-    text = there.content if there is not None else None
-    number = legacy.saved_index(facts.word("saved") or "")
-    gone = _gone(planned, purged)
-    for change in planned:
-        if there is not None and change.place == there.real:
-            text = change.wanted.content
-        if change.place == "/boot/grub/default" and change.wanted.content is not None:
-            number = legacy.saved_index(change.wanted.content.decode("latin-1"))
-    if text is None:
-        return
-    try:
-        menu = text.decode("latin-1")
-        entries = legacy.entries(menu)
-        used = legacy.numbers(menu, number)
-    except legacy.MenuError as error:
-        yield f"{MENU}: {error}"
-        return
-
-    def boots(entry: legacy.Entry) -> bool:
-        kernel = entry.kernel
-        return entry.usable and kernel is not None and kernel.path.rpartition("/")[2] not in gone
-
-    if not any(map(boots, entries)):
-        yield f"{MENU} would have no entry left that boots"
-    for what, entry_number in (
-        ("default", used.default),
-        *(("fallback", n) for n in used.fallback),
-    ):
-        if entry_number >= len(entries):
-            yield f"{MENU}: {what} is {entry_number}, and the entries would be 0 to " + (
-                f"{len(entries) - 1}: make another entry the default first"
-            )
-        elif entries[entry_number].usable and not boots(entries[entry_number]):
-            yield f"{MENU}: {what} is an entry whose kernel would be removed: change it first"
-
-
 def _notes(runs: Sequence[Journal], entry_only: bool, facts: Facts) -> Iterator[str]:
     for journal in runs:
         what = journal.word("command") or "run"
@@ -483,7 +437,10 @@ def _notes(runs: Sequence[Journal], entry_only: bool, facts: Facts) -> Iterator[
         end = ", which was interrupted" if journal.begun else ""
         yield f"takes back the {what}{build} of {journal.date}{end}"
     if entry_only:
-        yield "the boot loader's files are not as they were left: only our entry is taken out"
+        yield (
+            "the boot loader's files are not as they were left: only our entry is taken out, or "
+            "becomes the former one"
+        )
     if evidence.kerrighed_runs(facts):
         yield "Kerrighed is running; rebooting this node alone harms all nodes of its cluster"
 

@@ -73,6 +73,11 @@ class Module:
         return f"/etc/init.d/{self.name}"
 
     @property
+    def service(self) -> str | None:
+        """Return the name of the script that loads it, None where nothing does."""
+        return self.name if self.files else None
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Return the paths of its files on nodes."""
         return tuple(file.path for file in self.files)

@@ -53,7 +53,7 @@ def enable(module: Module | None, facts: Facts, *, packaged: bool) -> tuple[str,
     return (f"update-rc.d {module.name} defaults",) if facts.word("tool") == "update-rc.d" else ()
 
 
-def disable(ran: Iterable[str]) -> dict[str, str]:
-    """Return by script the commands that undo those of ``enable`` that were run."""
-    names = [match[1] for command in ran if (match := _ENABLED.fullmatch(command))]
-    return {f"/etc/init.d/{name}": f"update-rc.d -f {name} remove" for name in names}
+def disable(ran: Iterable[str]) -> tuple[str, ...]:
+    """Return the commands that undo those of ``enable`` that were run."""
+    names = dict.fromkeys(match[1] for command in ran if (match := _ENABLED.fullmatch(command)))
+    return tuple(f"update-rc.d -f {name} remove" for name in names)

@@ -16,7 +16,7 @@ from provision.data import render
 from provision.errors import FailedError
 from provision.facts import Facts
 from provision.module import Module
-from provision.plan import AREAS, JOURNALS, Plan, area
+from provision.plan import AREAS, BUILDS, JOURNALS, Plan, area
 from provision.ssh import IDLE_SECONDS, Output, Shell
 from provision.upload import is_worth_packing, write_tar
 
@@ -75,6 +75,9 @@ def apply_script(
         closes=plan.closes,
         prunes=plan.prunes,
         drops=plan.drops,
+        builds=BUILDS,
+        lists=dict(plan.lists),
+        retires=plan.retires,
     )
 
 
@@ -123,6 +126,7 @@ class Session(Shell):
             service=module.name,
             also=" ".join((*also, *((_DPKG_STATUS,) if dpkg else ()))),
             journals=JOURNALS,
+            builds=BUILDS,
             whole=journals,
             dpkg=dpkg,
             token=mark,
@@ -171,7 +175,7 @@ class Session(Shell):
             label=stage,
             send=lambda pipe: write_tar(pipe, plan, stage, on_sent, packed=packed),
             # Nothing is heard of dpkg until it has ended.
-            idle=900.0 if plan.first else IDLE_SECONDS,
+            idle=900.0 if plan.first or plan.retires else IDLE_SECONDS,
         )
         self._judge(output)
 

@@ -226,7 +226,7 @@ def undo(lines: Sequence[str], facts: Facts, *, leaves: bool = False) -> Undo:
     :param leaves: the node is restarted into another kernel before.
     """
     have = read(facts)
-    purge, back, problems = [], [], []
+    leave, back, problems = [], [], []
     for name, (version, arch, since) in _noted(lines).items():
         now, state = have.packages.get(name, ("-", "not-installed"))
         is_there = state == "installed"
@@ -235,22 +235,32 @@ def undo(lines: Sequence[str], facts: Facts, *, leaves: bool = False) -> Undo:
         if is_there and now not in since:
             problems.append(f"{name} {now} was installed since by somebody else")
         elif version == "-":
-            purge.append(name)
+            leave.append(name)
         elif f"{name}_{version}_{arch}.deb" not in have.cached:
             problems.append(f"{CACHE}/{name}_{version}_{arch}.deb is no longer there")
         else:
             back.append(f"{CACHE}/{name}_{version}_{arch}.deb")
     running = f"linux-image-{facts.word('kernel')}"
-    if running in purge and not leaves:
+    if running in leave and not leaves:
         problems.append(f"{running} is the kernel that runs: boot another entry first")
     first = []
     if have.broken:
         first.append(f"{_DPKG} --force-confold --configure -a </dev/null")
-    if purge:
-        first.append(f"{_DPKG} -P {' '.join(reversed(purge))} </dev/null")
+    if leave:
+        first.append(purge(leave))
     if back:
         first.append(f"{_DPKG} --force-confold -i {' '.join(back)} </dev/null")
-    return Undo(tuple(first), tuple(problems), tuple(purge))
+    return Undo(tuple(first), tuple(problems), tuple(leave))
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a word is a package's name, and needs no quoting."""
+    return _NAME.fullmatch(name) is not None
+
+
+def purge(names: Sequence[str]) -> str:
+    """Return the command that purges packages; those installed last go first."""
+    return f"{_DPKG} -P {' '.join(reversed(names))} </dev/null"
 
 
 def purges(command: str) -> frozenset[str]:

@@ -21,6 +21,8 @@ from provision.facts import ABSENT, Facts, Seen, Text
 
 # What runs leave behind on a node: what they replaced, so that it can be brought back.
 JOURNALS = "/var/lib/krg-provision/journal"
+# Of those that are kept no longer: which files of a build are ours.
+BUILDS = "/var/lib/krg-provision/builds"
 # Where files are made ready: on the same file system as their final place.
 AREAS = ("/lib/modules", "/usr/local", "/var/cache", "/etc")
 # What a file costs on disk beyond its bytes, and what is never used up.
@@ -183,17 +185,32 @@ def made_from(facts: Facts) -> MadeFrom:
 
 
 @dataclass(frozen=True)
+class Retired:
+    """A build that is removed: what the runs in ``places`` put there, or the command that does it.
+
+    ``date`` is when it was deployed last.
+    """
+
+    release: str
+    date: str
+    places: tuple[str, ...]
+    command: str | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is to be done on one node; with ``problems`` nothing is.
 
     :param checks: commands that must succeed before anything is changed; "{stage}" in them is
         the name of the staging directories.
-    :param first: commands between the files in /var/cache and all others.
+    :param first: commands between the files that they need (upload.EARLY) and all others.
     :param made_from: what must still be so when it is carried out.
     :param about: words for the journal: what this is (command, build, kernel release).
     :param emptied: directories that go away if nothing is left in them, the deepest first.
     :param closes: names of the journals that this plan undoes.
     :param prunes: names of journals that are no longer needed.
+    :param lists: of those, name and kernel release where the list of files is still needed.
+    :param retires: builds that nothing can boot any more.
     :param drops: paths of packages in /var/cache that are no longer needed.
     """
 
@@ -210,11 +227,18 @@ class Plan:
     first: tuple[str, ...] = ()
     prunes: tuple[str, ...] = ()
     drops: tuple[str, ...] = ()
+    lists: tuple[tuple[str, str], ...] = ()
+    retires: tuple[Retired, ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether at most what is no longer needed goes away."""
+        return not (self.changes or self.runs or self.closes or self.first)
 
     @property
     def empty(self) -> bool:
         """Tell whether the node is as wanted."""
-        return not (self.changes or self.runs or self.closes or self.first)
+        return self.settled and not self.retires
 
     @property
     def upload(self) -> int:
@@ -414,9 +438,17 @@ def _texts(plan: Plan, verbose: bool, diffs: bool) -> list[str]:
         *_describe(plan.changes, verbose, diffs),
         *(f"close the journal of {name}" for name in plan.closes),
         *(f"run {command}" for command in plan.runs),
+        *map(_retires, plan.retires),
         *(f"remove {path} (nothing needs it any more)" for path in plan.drops),
         *(f"note: {note}" for note in plan.notes),
     ]
+
+
+def _retires(one: Retired) -> str:
+    how = one.command or f"/boot/*-{one.release} and /lib/modules/{one.release}"
+    return (
+        f"remove the build {one.release}, deployed {one.date} and in no boot entry any more: {how}"
+    )
 
 
 def folded(texts_of: Iterable[tuple[str, Iterable[str]]]) -> Iterator[tuple[str, str]]:
@@ -459,5 +491,6 @@ def as_plan_json(plan: Plan) -> dict[str, Any]:
         "notes": list(plan.notes),
         "closes": list(plan.closes),
         "drops": list(plan.drops),
+        "retires": [one.release for one in plan.retires],
         "made_from": {**dict(plan.made_from.words), "files": dict(plan.made_from.files)},
     }

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from provision import boot, boot_entry, deadman, evidence, node_packages
+from provision import boot, boot_entry, deadman, evidence, node_packages, retire
 from provision.boot import Limits
 from provision.cluster import Node
 from provision.deploy import Outcome, apply_plans, seen_as
@@ -48,6 +48,7 @@ def leaves(outcome: Outcome) -> bool:
 
 def _planned(node: Node, facts: Facts, wish: Wish) -> Outcome:
     plan = rollback(node, facts, since=wish.since, force=wish.force, leaves=wish.reboot)
+    plan = retire.checked(plan, facts, node)
     if plan.problems:
         return Outcome(node, "failed", plan, facts, error="; ".join(plan.problems))
     made = Outcome(node, "unchanged" if plan.empty else "would change", plan, facts)
@@ -166,6 +167,7 @@ def _leave_and_go_back(
     with among.again(node) as session:
         fresh = session.facts((), journals=True, idle=180.0)
         again = rollback(node, fresh, since=wish.since, force=wish.force)
+        again = retire.checked(again, fresh, node)
         if again.problems:
             raise FailedError("; ".join(again.problems))
         more = {c.place for c in again.changes} - {c.place for c in printed.changes}

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import IO
 
+from provision import deadman
 from provision.errors import FailedError
 from provision.facts import Text
 from provision.plan import Change, Plan, Wanted, area, plain, token_of
@@ -24,6 +25,8 @@ _SAMPLE = 64 << 10
 _WORTHWHILE = 0.8
 # The last member of the archive.
 _LAST = "whole"
+# What the first commands of a plan work on, or the beginning of it.
+EARLY = ("/var/cache/", deadman.SCRIPT)
 
 
 class _Packer:
@@ -171,10 +174,10 @@ def staged(change: Change, stage: str) -> str:
 
 
 def _is_early(change: Change, plan: Plan) -> bool:
-    """Tell whether a file goes before the commands: packages; on the way back, boot entries."""
+    """Tell whether a file goes before the first commands; on the way back, boot entries do."""
     if plan.closes:
         return change.place.startswith(("/boot/grub/", "/boot/grub2/"))
-    return change.place.startswith("/var/cache/")
+    return change.place.startswith(EARLY)
 
 
 def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:

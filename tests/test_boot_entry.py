@@ -158,6 +158,49 @@ def test_a_second_build_falls_back_to_the_first(place: Callable[[], Place]) -> N
     assert {path: node.texts[path] for path in before} == before and first != before
 
 
+def test_a_plan_says_what_boots_in_place_of_an_entry_without_a_number() -> None:
+    """As the real GRUB does it: tests/test_grub_boot.py."""
+    sure = grub2_place()
+    firmware = (
+        "### BEGIN /etc/grub.d/30_uefi-firmware ###\n"
+        'if [ "$grub_platform" = efi ]; then\n'
+        "menuentry 'UEFI Firmware Settings' { fwsetup }\nfi\n"
+    )
+    (mark,) = (line for line in GRUB_CFG.splitlines(True) if line.startswith("if [ -f  $"))
+    unsure = grub2_place(GRUB_CFG.replace(mark, firmware + mark))
+    for node in (sure, unsure):
+        assert not [n for n in node.make().notes if "no number" in n], "nothing of ours before it"
+        node.do(boot_entry.commit)
+        notes = [n for n in node.make(release=SECOND).notes if "no number" in n]
+        assert len(notes) == (node is unsure)
+        node.do(boot_entry.arm, SECOND)
+        once = node.texts["/boot/grub/custom.cfg"].partition(b"# Once")[2]
+        assert (b"set fallback='2 0'" if node is sure else b"set fallback=0\n") in once
+        if node is unsure:
+            assert f"if vmlinuz-{SECOND} cannot be loaded, GRUB boots 'Debian" in notes[0]
+            assert f"after a panic it is vmlinuz-{RELEASE}" in notes[0]
+
+
+@PLACES
+def test_former_entries_come_back_into_changed_files(place: Callable[[], Place]) -> None:
+    node = place()
+    node.make()
+    node.do(boot_entry.commit)
+    former = dict(node.texts)
+    node.make(release=SECOND)
+    node.do(boot_entry.commit, SECOND)
+    # Somebody's line in the file that has our entries.
+    (path,) = (name for name in node.texts if name.endswith(("menu.lst", "custom.cfg")))
+    node.texts[path] = b"# mine\n" + node.texts[path]
+    node.write(boot_entry.bring_back(node.facts, former, NODE).texts)
+    assert node.states == ["default", "none", "none"]
+    assert node.texts[path] == b"# mine\n" + former[path].replace(
+        b"saved default was not there", b"saved default was 0"
+    )
+    node.write(boot_entry.bring_back(node.facts, {}, NODE).texts)
+    assert node.state == "none"
+
+
 @PLACES
 def test_the_default_itself_does_not_change(place: Callable[[], Place]) -> None:
     node = place()

@@ -8,12 +8,14 @@ from typing import cast
 
 import pytest
 
-from provision import boot, boot_plan, deadman, journal
+from provision import boot, boot_plan, deadman, journal, module
 from provision.boot import Limits
 from provision.cluster_rules import Cluster, Node
 from provision.facts import Facts, Text
+from provision.node import apply_script
 from provision.plan import Plan
 from provision.ssh import Output
+from provision.upload import _lists
 
 KERNEL = "2.6.20-krg"
 MENU = (
@@ -41,7 +43,7 @@ def facts(has: tuple[str, ...] = (), **words: str) -> Facts:
     return replace(before, texts={**before.texts, **texts})
 
 
-def planned(seen: Facts, node: Node = NODE) -> boot_plan.Boot:
+def planned(seen: Facts, node: Node = NODE, service: str | None = "kerrighed") -> boot_plan.Boot:
     made = boot_plan.make(
         node,
         seen,
@@ -50,6 +52,7 @@ def planned(seen: Facts, node: Node = NODE) -> boot_plan.Boot:
         whole_cluster=False,
         force=("grubenv",),
         alone=Limits().alone,
+        service=service,
     )
     assert made is not None
     return made
@@ -84,14 +87,80 @@ def test_what_init_starts(words: dict[str, str], has: tuple[str, ...], expect: s
     systemd = words["init"].startswith("systemd")
     assert (deadman.UNIT in paths) == systemd
     assert (deadman.WANTED in paths) == (systemd and deadman.WANTED not in has)
-    assert [run for run in boot.switch.runs if expect and run.startswith(expect)] == list(
-        boot.switch.runs
-    )
+    first = [deadman.START, deadman.STARTED] if expect else []
+    assert list(boot.switch.first) == first and (not expect or first[0].startswith(expect))
+    assert not systemd or not first
     assert deadman.waits(boot.switch)
     said = "\n".join(boot.texts)
     assert "not confirmed within 450 s" in said and "+seconds 450" in said
     assert f"add {deadman.SCRIPT} (" in said
     assert "not covered: a hang before its init scripts, or one" in said
+
+
+ALPINE = (
+    b"::sysinit:/sbin/openrc sysinit\n::sysinit:/sbin/openrc boot\n::wait:/sbin/openrc default\n"
+)
+SIMPLE = b"# \xe9\n::sysinit:/etc/init.d/rcS\ntty1::askfirst:-/bin/sh"
+BOOT, DEFAULT = "/etc/runlevels/boot", "/etc/runlevels/default"
+
+
+@pytest.mark.parametrize(
+    ("kind", "inittab", "has", "link"),
+    [
+        ("openrc 0.45", b"", ("/sbin/openrc-run", BOOT, DEFAULT), DEFAULT),
+        ("openrc", b"si::sysinit:/etc/init.d/rcS\n", ("/sbin/runscript", BOOT, DEFAULT), DEFAULT),
+        ("openrc", b"rc::bootwait:/sbin/rc boot\n", ("/sbin/runscript", BOOT, DEFAULT), BOOT),
+        ("busybox", ALPINE, ("/sbin/openrc-run", BOOT, DEFAULT), BOOT),
+    ],
+)
+def test_openrc_starts_it(kind: str, inittab: bytes, has: tuple[str, ...], link: str) -> None:
+    seen = facts(has, init=kind)
+    seen = replace(seen, texts={**seen.texts, "/etc/inittab": text(inittab, "/etc/inittab")})
+    made = planned(seen).switch
+    files = {file.path: file for file in made.texts}
+    assert list(files)[:3] == [deadman.SCRIPT, deadman.OPENRC, f"{link}/krg-provision-way-back"]
+    assert files[f"{link}/krg-provision-way-back"].target == deadman.OPENRC
+    assert files[deadman.OPENRC].content.startswith(f"#!{has[0]}\n".encode())
+    assert made.first == () and "no dead man's switch" not in "\n".join(planned(seen).texts)
+    # The next trial finds the link.
+    again = replace(seen, has=seen.has | {f"{link}/krg-provision-way-back"})
+    assert not [file for file in planned(again).switch.texts if file.target]
+    # Without that runlevel nothing starts it.
+    assert not deadman.waits(planned(replace(seen, has=frozenset(has[:1]))).switch)
+
+
+def test_busybox_starts_it_by_a_line_of_its_inittab() -> None:
+    seen = facts((), init="busybox")
+    seen = replace(seen, texts={**seen.texts, "/etc/inittab": text(SIMPLE, "/etc/inittab")})
+    made = {file.path: file.content for file in planned(seen).switch.texts}
+    line = f"::sysinit:/bin/sh {deadman.SCRIPT} start\n".encode()
+    assert made["/etc/inittab"] == SIMPLE + b"\n" + line
+    assert "+::sysinit:/bin/sh" in "\n".join(planned(seen).texts)
+    # The next trial adds no other.
+    there = text(made["/etc/inittab"], "/etc/inittab")
+    seen = replace(seen, texts={**seen.texts, "/etc/inittab": there})
+    assert "inittab" not in "\n".join(planned(seen).texts)
+
+
+def test_nothing_is_armed_before_init_starts_the_script() -> None:
+    seen = facts((), init="sysv", tool="update-rc.d")
+    plan = boot.switch_plan(NODE, planned(seen).switch, seen)
+    lists = _lists(plan, "stage")
+    early, late = ([line.split()[1] for line in lists[name]] for name in ("early", "late"))
+    assert early == [deadman.SCRIPT]
+    assert late == [deadman.ORDER, "/boot/grub/default", "/boot/grub/menu.lst"]
+    text = apply_script(plan, KERNEL, "20260101T000000Z", "0" * 16)
+    steps = ('put_in_place "$control/early"', deadman.START, deadman.STARTED, "control/late")
+    assert sorted(steps, key=text.rindex) == list(steps)
+    assert ("ran", deadman.START) in plan.about
+
+
+def test_a_script_with_another_head_gets_its_place_in_the_order_anew() -> None:
+    seen = facts((LINK,), init="sysv", tool="update-rc.d")
+    old = text(deadman.script("nodeids").encode(), deadman.SCRIPT)
+    seen = replace(seen, texts={**seen.texts, deadman.SCRIPT: old})
+    assert planned(seen).switch.first == (deadman.START, deadman.STARTED)
+    assert planned(seen, service="nodeids").switch.first == ()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +175,22 @@ def test_what_init_starts(words: dict[str, str], has: tuple[str, ...], expect: s
 def test_an_init_that_starts_nothing_of_ours(words: dict[str, str]) -> None:
     boot = planned(facts((), **words))
     assert not deadman.waits(boot.switch)
-    assert "not covered: a kernel that comes up and cannot be reached" in "\n".join(boot.texts)
+    said = "\n".join(boot.texts)
+    assert "not covered: this node has no dead man's switch" in said and words["init"] in said
+
+
+@pytest.mark.parametrize("name", ["kerrighed", "nodeids", None])
+def test_it_starts_before_the_release_s_own_script(name: str | None) -> None:
+    boot = planned(facts((), init="sysv", tool="update-rc.d"), service=name)
+    head = boot.switch.texts[0].content.decode().partition("### END INIT INFO")[0]
+    lines = [line.split() for line in head.splitlines() if "X-Start-Before" in line]
+    assert lines == ([] if name is None else [["#", "X-Start-Before:", name]])
+
+
+def test_a_release_says_what_its_script_is_called() -> None:
+    kerrighed = module.kerrighed()
+    assert kerrighed.service == "kerrighed"
+    assert replace(kerrighed, files=()).service is None
 
 
 def test_what_the_plan_says_of_a_watchdog() -> None:

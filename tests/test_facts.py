@@ -21,7 +21,7 @@ from provision import boot_facts, disk_rules, evidence, facts, machine_facts, pr
 from provision.cluster import Node
 from provision.data import render
 from provision.facts import Facts, Pci
-from provision.node import JOURNALS, Session
+from provision.node import BUILDS, JOURNALS, Session
 from provision.ssh import Output
 
 MARK = "krg-mark"
@@ -38,6 +38,7 @@ def script(known: str = "", paths: Sequence[str] = ("/etc/passwd", "/no/such")) 
         has=" ".join(boot_facts.HAS),
         also="/etc/hostname",
         journals=JOURNALS,
+        builds=BUILDS,
         whole=True,
         dpkg=True,
         token=MARK,

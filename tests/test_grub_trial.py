@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_grub_legacy import BODY, DEBIAN, ONE, OTHER_BODY, menus
 
-from grub import legacy, legacy_put, legacy_trial
+from grub import legacy, legacy_back, legacy_put, legacy_trial
 from grub.legacy_trial import Switched
 
 TIMED = "timeout 5\n" + ONE
@@ -347,3 +347,78 @@ def test_ours_by_its_number_goes_back_to_a_good_one() -> None:
     assert legacy_trial.state(text) == "default"
     done = legacy_trial.disarm(text)
     assert done.text.startswith("default 0\n") and legacy_trial.state(done.text) == "installed"
+
+
+def reached(text: str, saved: int | None, steps: list[str]) -> Disk | None:
+    """Return what a menu and its saved number are after some deploys and trials."""
+    disk = Disk(text, saved)
+    for step in steps:
+        what, _, which = step.partition(" ")
+        try:
+            if what == "put":
+                disk.text = legacy_trial.put(disk.text, body(which), disk.saved)
+            else:
+                disk.take(STEPS[what](disk.text, disk.saved))
+        except legacy.MenuError:
+            return None
+    return disk
+
+
+WORK = st.lists(st.sampled_from(["put a", "put b", "put c", "commit", "arm", "disarm"]), max_size=6)
+
+
+@given(menus(), st.none() | st.integers(0, 3), WORK, WORK)
+@example(TIMED, None, ["put a", "commit", "put b", "commit"], ["put c", "commit"])
+@example(TIMED, None, ["put a", "commit", "put b"], ["put c", "arm"])
+def test_former_entries_come_back_into_another_menu(
+    text: str, saved: int | None, work: list[str], more: list[str]
+) -> None:
+    before = reached(text, saved, work)
+    now = before and reached(before.text, before.saved, more)
+    if before is None or now is None:
+        return
+    trial = any(legacy_trial.state(before.text, before.saved, one.kernel) == "armed"
+                for one in legacy.own(before.text))  # fmt: skip
+    try:
+        made = legacy_back.as_before(now.text, now.saved, before.text, before.saved)
+    except legacy.MenuError:
+        # Refused is what was refused before, too.
+        return
+    number = now.saved if made.saved is None else made.saved
+    if not trial:
+        assert [one.kernel for one in legacy.own(made.text)] == [
+            one.kernel for one in legacy.own(before.text)
+        ]
+        assert legacy.proven(made.text, number) == legacy.proven(before.text, before.saved)
+    plain = legacy_trial.take_out(made.text, number)
+    assert plain.text == legacy_trial.take_out(before.text, before.saved).text
+
+
+def test_former_entries_byte_for_byte_and_beside_new_kernels() -> None:
+    before = reached(DEBIAN, None, ["put a", "commit", "put b", "commit"])
+    assert before is not None
+    now = reached(before.text, before.saved, ["put c", "commit"])
+    assert now is not None
+    made = legacy_back.as_before(now.text, now.saved, before.text, before.saved)
+    # There is a number now; as before, it means the first entry.
+    note = "saved default was {}"
+    expect = before.text.replace(note.format("not there"), note.format(0))
+    assert (made.text, before.saved) == (expect, now.saved if made.saved is None else made.saved)
+    # update-grub adds a kernel above: the numbers are those of now.
+    title = (
+        "title\t\tDebian, new\nroot\t\t(hd0,0)\nkernel\t\t/boot/vmlinuz-new root=/dev/hda1 ro\n\n"
+    )
+    mark = "### END DEBIAN AUTOMAGIC KERNELS LIST\n"
+    assert mark in now.text
+    newer = now.text.replace(mark, title + mark)
+    made = legacy_back.as_before(newer, now.saved, before.text, before.saved)
+    disk = Disk(newer, now.saved)
+    disk.take(made)
+    assert title in disk.text and [one.kernel for one in legacy.own(disk.text)] == [
+        kernel("a"), kernel("b")
+    ]  # fmt: skip
+    assert legacy_trial.state(disk.text, disk.saved, kernel("b")) == "default"
+    number = disk.boot()
+    assert number is not None and legacy.entries(disk.text)[number].file == kernel("b")
+    disk.take(legacy_trial.take_out(disk.text, disk.saved))
+    assert disk.text == DEBIAN.replace(mark, title + mark)

@@ -12,6 +12,7 @@ import pytest
 
 from provision import musl, release
 from provision.data import data_dir, render
+from provision.plan import Retired
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the templates are given: values that look like what deploy puts there.
@@ -20,6 +21,7 @@ VALUES = {
     "areas": ("/boot", "/etc"),
     "boot_id": "0",
     "clear": True,
+    "builds": "/var/lib/krg-provision/builds",
     "checks": ["dpkg --dry-run -i /x.deb"],
     "closes": ["20260101T000000Z-0"],
     "date": "20260101T000000Z",
@@ -37,6 +39,7 @@ VALUES = {
     "packed": True,
     "lines": 20,
     "most": 1000,
+    "lists": {"20250101T000000Z-0": "x"},
     "me": "ann@host:1:0",
     "module": release.load("debian-6.1").module,
     "packaged": False,
@@ -47,6 +50,9 @@ VALUES = {
     "places": "/boot /etc",
     "prunes": ["20250101T000000Z-0"],
     "drops": ["/var/cache/krg-provision/x_1_all.deb"],
+    "retires": [
+        Retired("x", "2025", ("/var/lib/krg-provision/builds/x", "/var/lib/y"), "dpkg -P x")
+    ],
     "reads": [("/boot/grub/default", "absent"), ("/boot/grub/menu.lst", "0" * 64)],
     "root_number": "2049",
     "runs": ["update-rc.d kerrighed defaults"],

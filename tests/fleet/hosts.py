@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from provision import artifacts
+from provision.module import Module, as_json
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -354,8 +355,12 @@ def make_build(
     config: str = CONFIG,
     vmlinux: bytes = b"not deployed",
     release: str = RELEASE,
+    module: Module | None = None,
 ) -> Path:
-    """Write a small build: a kernel, some modules, tools, and ``bulk`` MiB that do not compress."""
+    """Write a small build: a kernel, some modules, tools, and ``bulk`` MiB that do not compress.
+
+    :param module: what it says of its module; None: nothing, so that it is Kerrighed's.
+    """
     modules = directory / "lib/modules" / release
     (modules / "extra").mkdir(parents=True)
     (modules / "kernel/drivers/net").mkdir(parents=True)
@@ -379,6 +384,6 @@ def make_build(
     artifacts.write_manifest(
         directory,
         {"release": "kerrighed-test", "arch": "x86_64", "kernel_release": release,
-         "build_id": "test1"},
+         "build_id": "test1", **({} if module is None else {"module": as_json(module)})},
     )  # fmt: skip
     return directory

@@ -226,6 +226,41 @@ def test_a_menu_edited_between_plan_and_arming(
     assert MENU_LST[:40] == menu.read_bytes()[:40]
 
 
+def test_nothing_is_armed_where_the_way_back_cannot_be_installed(
+    fleet: tuple[Hosts, list[Machine]], build: Path
+) -> None:
+    """Two update-rc.d: one fails, and one says that all is well and does nothing."""
+    hosts, machines = fleet
+    for host in hosts.hosts:
+        # Their init is sysvinit.
+        host.path("/etc/inittab").write_text("id:2:initdefault:\n")
+        link = host.path("/usr/local/sbin/readlink")
+        link.write_text(
+            '#!/bin/sh\n[ "$*" = "-f /sbin/init" ] && exec echo /sbin/init\n'
+            'exec /usr/bin/readlink "$@"\n'
+        )
+        link.chmod(0o755)
+    for host, end in zip(hosts.hosts, ("echo no space >&2; exit 1", "exit 0"), strict=False):
+        shim = host.path("/usr/local/sbin/update-rc.d")
+        shim.write_text(
+            f'#!/bin/sh\nif [ "$1" = krg-provision-trial ]; then {end}; fi\n'
+            'exec /usr/sbin/update-rc.d "$@"\n'
+        )
+        shim.chmod(0o755)
+    code, out = deploy(hosts, build, "--canary", "0", "--wave", "3", "--max-down", "2")
+    assert code == 1, out
+    assert "krg1: failed: not restarted: " in out and "defaults 01: no space" in out
+    assert "krg2: failed: not restarted: " in out and "krg3: booted" in out
+    for host, machine in zip(hosts.hosts[:2], machines, strict=False):
+        assert machine.boots == [] and not host.path(f"{STATE}/trial").exists()
+        assert b"savedefault" not in host.path("/boot/grub/menu.lst").read_bytes()
+        assert next_boot(machine) == STOCK
+        host.path("/usr/local/sbin/update-rc.d").unlink()
+    code, out = deploy(hosts, build)
+    assert code == 0, out
+    assert [next_boot(m) for m in machines] == [RELEASE] * 3
+
+
 def test_rollback_leaves_the_kernel_that_is_to_go(
     fleet: tuple[Hosts, list[Machine]], build: Path
 ) -> None:

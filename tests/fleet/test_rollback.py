@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from .hosts import RELEASE, Host, Hosts, make_build
+from provision import module
+
+from .hosts import MENU_LST, RELEASE, Host, Hosts, make_build
 from .test_deploy import KERNEL, MENU, deploy, on_move
 
 pytestmark = pytest.mark.fleet
@@ -81,6 +84,28 @@ def test_deploy_and_back(hosts: Hosts, build: Path) -> None:
     assert [tree(host) for host in hosts.hosts] == after
 
 
+def test_settings_of_another_module_come_back_with_a_diff(host: Hosts, tmp_path: Path) -> None:
+    node = host.hosts[0]
+    script, settings = node.path("/etc/init.d/other"), node.path("/etc/other_nodes")
+    script.write_text("#!/bin/sh\n# mine\n")
+    before = tree(node)
+    kerrighed = module.kerrighed()
+    files = (
+        module.File("/etc/init.d/other", "module.init.j2", "0755"),
+        module.File("/etc/other_nodes", "kerrighed_nodes.j2"),
+    )
+    other = replace(kerrighed, name="other", title="Other", files=files)
+    made = make_build(tmp_path / "other", module=other)
+    assert deploy(host, made)[0] == 0
+    assert settings.exists() and "# mine" not in script.read_text()
+    code, out, err = rollback(host, "--check")
+    assert code == 1, out + err
+    assert "+# mine" in out and "-PATH=/usr/local/sbin" in out
+    assert "remove /etc/other_nodes (" in out
+    assert rollback(host)[0] == 0
+    assert tree(node) == before
+
+
 def test_the_last_run_or_all_since_a_date(host: Hosts, build: Path, tmp_path: Path) -> None:
     node = host.hosts[0]
     states = [tree(node)]
@@ -131,6 +156,32 @@ def test_menu_that_update_grub_wrote_since_keeps_its_kernels(host: Hosts, build:
     assert code == 0, out + err
     assert "only our entry is taken out" in out
     assert node.path(MENU).read_bytes() == old.replace(b"2.6.26-2-686", b"2.6.26-3-686")
+    assert not node.path(KERNEL).exists()
+
+
+def test_former_entries_come_back_into_a_menu_that_update_grub_wrote_since(
+    host: Hosts, build: Path, tmp_path: Path
+) -> None:
+    node = host.hosts[0]
+    assert deploy(host, build)[0] == 0
+    first = node.path(MENU).read_bytes()
+    other = make_build(tmp_path / "other", release="2.6.20-krg-other")
+    assert deploy(host, other)[0] == 0
+    second = node.path(MENU).read_bytes()
+    assert first != second
+    old, new = b"2.6.26-2-686", b"2.6.26-3-686"
+    node.path(MENU).write_bytes(second.replace(old, new))
+    code, out, err = rollback(host, "--check")
+    assert code == 1, out + err
+    assert f"+title\t\tKerrighed {RELEASE} " in out and "-title\t\tKerrighed 2.6.20-krg-ot" in out
+    assert "becomes the former one" in out and "686" not in re.sub(r"(?m)^ .*", "", out)
+    code, out, err = rollback(host)
+    assert code == 0, out + err
+    assert node.path(MENU).read_bytes() == first.replace(old, new)
+    assert node.path(KERNEL).exists()
+    # And that one as well, to where nothing of ours was.
+    assert rollback(host)[0] == 0
+    assert node.path(MENU).read_bytes() == MENU_LST.replace(old, new)
     assert not node.path(KERNEL).exists()
 
 

@@ -15,7 +15,7 @@ from .test_reboot import deploy, next_boot
 
 pytestmark = pytest.mark.fleet
 
-SECOND, THIRD = "2.6.20-krg-test2", "2.6.20-krg-test3"
+SECOND, THIRD, FOURTH = (f"2.6.20-krg-test{number}" for number in (2, 3, 4))
 
 
 @pytest.fixture
@@ -80,6 +80,59 @@ def test_a_new_build_falls_back_to_the_former_one(
         assert code == 0, out
         assert tree(host) == states[state]
         assert machine.release == next_boot(machine) == release
+
+
+def test_what_no_entry_names_any_more_goes(node: tuple[Hosts, Machine], tmp_path: Path) -> None:
+    hosts, machine = node
+    (host,) = hosts.hosts
+    before = tree(host)
+
+    def lie_there() -> set[str]:
+        kernels = {
+            path.name.removeprefix("vmlinuz-") for path in host.path("/boot").glob("vmlinuz-*")
+        }
+        modules = {path.name for path in host.path("/lib/modules").iterdir()}
+        assert kernels == modules | {STOCK}
+        return modules
+
+    builds = {r: make_build(tmp_path / r, release=r) for r in (RELEASE, SECOND, THIRD, FOURTH)}
+    for release in (RELEASE, SECOND, THIRD):
+        code, out = deploy(hosts, builds[release])
+        assert code == 0 and "remove the build" not in out, out
+    # What depmod makes at a boot, and what somebody else left there.
+    modules = host.path(f"/lib/modules/{RELEASE}")
+    (modules / "modules.dep").write_text("made anew")
+    (modules / "modules.dep.bin").write_text("made anew")
+    config = host.path(f"/boot/config-{RELEASE}")
+    config.write_text("mine\n")
+    third = tree(host)
+    code, out = deploy(hosts, builds[FOURTH], "--check")
+    assert code == 1, out
+    assert f"remove the build {RELEASE}, deployed 2" in out
+    assert lie_there() == {RELEASE, SECOND, THIRD}
+    code, out = deploy(hosts, builds[FOURTH])
+    assert code == 0, out
+    assert lie_there() == {SECOND, THIRD, FOURTH}
+    assert [path for path in host.path("/boot").iterdir() if path.name.endswith(RELEASE)] == [
+        config
+    ]
+    config.unlink()
+    assert deploy(hosts, builds[FOURTH])[1].endswith("1 node: 1 unchanged\n")
+    # The run before comes back whole, but for what was gone for good.
+    code, out = rollback(hosts)
+    assert code == 0, out
+    assert tree(host) == {name: what for name, what in third.items() if RELEASE not in name}
+    assert next_boot(machine) == THIRD
+    # Not the one before that, which would need the first build.
+    code, out = rollback(hosts)
+    assert code == 1 and f"the entry of {RELEASE} would come back" in out, out
+    assert next_boot(machine) == THIRD
+    runs = json.loads(
+        hosts.run("rollback", "--nodes", str(hosts.cluster), "--list", "--format", "json").stdout
+    )
+    code, out = rollback(hosts, "--to", runs["nodes"][0]["runs"][0]["date"])
+    assert code == 0, out
+    assert tree(host) == before and next_boot(machine) == STOCK
 
 
 @pytest.mark.slow
