@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli import complete
+from provision.cli import options
 from provision.cli.nodes import nodes_options
 from provision.cli.operate import show_evidence
 from provision.node_rules import RULES
@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @nodes_options
-@click.option(
-    "--artifacts",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The build to install.  [default: the newest that fits the cluster]",
-    shell_complete=complete.builds,
-)
+@options.artifacts("The build to install.  [default: the newest that fits the cluster]")
 @click.option(
     "--packages",
     type=click.Path(path_type=Path),
@@ -41,7 +35,7 @@ if TYPE_CHECKING:
     help="Install the build's Debian packages in DIR, made by the command package, on nodes that "
     "have dpkg.  [default: files]",
 )
-@click.option("--check", is_flag=True, help="Show what would change; change nothing.")
+@options.CHECK
 @click.option("--bootloader/--no-bootloader", default=True, help="Write our entry for GRUB or not.")
 @click.option(
     "--force",
@@ -75,55 +69,33 @@ if TYPE_CHECKING:
     help="Begin nothing more once more than N nodes have failed, unreachable ones included.  "
     "[default: 0 with --reboot, else no limit]",
 )
-@click.option(
-    "--whole-cluster",
-    is_flag=True,
-    help="With --reboot: restart all nodes at once; a running Kerrighed cluster is one machine.",
-)
-@click.option(
+@options.WHOLE_CLUSTER
+@options.seconds(
     "--boot-timeout",
-    default=300.0,
-    show_default=True,
-    type=click.FloatRange(1, 86400),
-    metavar="SECONDS",
-    help="How long a node may take to come back; one that nobody reaches restarts itself later.",
+    300.0,
+    "How long a node may take to come back; one that nobody reaches restarts itself later.",
 )
-@click.option(
+@options.seconds(
     "--prove-timeout",
-    default=90.0,
-    show_default=True,
-    type=click.FloatRange(0, 86400),
-    metavar="SECONDS",
-    help="How long a node that is up may take to load the module.",
+    90.0,
+    "How long a node that is up may take to load the module.",
+    least=0,
 )
 @click.option(
     "--retry-failed",
     is_flag=True,
     help="Only the nodes that the last deployment left failed or not done.",
 )
-@click.option(
-    "--break-lock",
-    is_flag=True,
-    help="Take the lock of somebody else, whose work on the cluster is known to have ended.",
-)
-@click.option(
-    "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
-)
+@options.BREAK_LOCK
+@options.FORKS
 @click.option(
     "--diff/--no-diff",
     "diffs",
     default=True,
     help="Show changed settings as diffs, or by their names only.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Name every file.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="For people or for programs.",
-)
+@options.VERBOSE
+@options.FORM
 def deploy(
     *,
     cluster: Cluster,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli import complete
+from provision.cli import complete, options
 
 if TYPE_CHECKING:
     from provision.rendered import Step
@@ -37,21 +37,9 @@ def diskless() -> None:
     help="A cluster.toml whose nodes have a mac, or a node set out of the cluster file in use.",
     shell_complete=complete.nodes,
 )
-@click.option(
-    "--cluster",
-    "cluster_file",
-    type=_PATH,
-    metavar="FILE",
-    help="The cluster file in use.  [default: $KRG_CLUSTER, ./cluster.toml, "
-    "/etc/krg-provision/cluster.toml]",
-    shell_complete=complete.files,
-)
-@click.option(
-    "--artifacts",
-    type=_PATH,
-    metavar="DIR",
-    help="A finished build's directory.  [default: the newest that fits the cluster file]",
-    shell_complete=complete.builds,
+@options.CLUSTER
+@options.artifacts(
+    "A finished build's directory.  [default: the newest that fits the cluster file]"
 )
 @click.option(
     "--output",

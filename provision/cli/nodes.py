@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from provision.cli import complete
+from provision.cli import complete, options
 
 
 def nodes_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -36,15 +36,7 @@ def nodes_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Nodes to leave out, such as krg[02,05]. Can be repeated.",
         shell_complete=complete.node_names,
     )
-    @click.option(
-        "--cluster",
-        "cluster_file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="The cluster file in use.  [default: $KRG_CLUSTER, ./cluster.toml, "
-        "/etc/krg-provision/cluster.toml]",
-        shell_complete=complete.files,
-    )
+    @options.CLUSTER
     @functools.wraps(command)
     def run(
         *,

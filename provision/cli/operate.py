@@ -6,50 +6,23 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli import complete
+from provision.cli import options
 from provision.cli.nodes import nodes_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from provision.artifacts import Artifacts
     from provision.cluster import Cluster
     from provision.evidence import Evidence
 
-_Command = TypeVar("_Command", bound="Callable[..., object]")
-_artifacts = click.option(
-    "--artifacts",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The build that shall run.  [default: the newest that fits the cluster]",
-    shell_complete=complete.builds,
+_artifacts = options.artifacts(
+    "The build that shall run.  [default: the newest that fits the cluster]"
 )
-_forks = click.option(
-    "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
-)
-_form = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="For people or for programs.",
-)
-
-
-def _timeout(default: float, what: str) -> Callable[[_Command], _Command]:
-    return click.option(
-        "--timeout",
-        default=default,
-        show_default=True,
-        type=click.FloatRange(1, 86400),
-        metavar="SECONDS",
-        help=what,
-    )
 
 
 def _debug() -> bool:
@@ -89,9 +62,9 @@ def _report(items: Sequence[Evidence], form: str) -> None:
 @click.command()
 @nodes_options
 @_artifacts
-@_timeout(20.0, "How long a node may be silent.")
-@_forks
-@_form
+@options.seconds("--timeout", 20.0, "How long a node may be silent.")
+@options.FORKS
+@options.FORM
 def verify(
     *, cluster: Cluster, artifacts: Path | None, timeout: float, forks: int, form: str
 ) -> None:
@@ -119,9 +92,11 @@ def verify(
 @click.command()
 @nodes_options
 @_artifacts
-@_timeout(120.0, "How long to wait for all nodes to be there, and for the cluster to run.")
-@_forks
-@_form
+@options.seconds(
+    "--timeout", 120.0, "How long to wait for all nodes to be there, and for the cluster to run."
+)
+@options.FORKS
+@options.FORM
 def start(
     *, cluster: Cluster, artifacts: Path | None, timeout: float, forks: int, form: str
 ) -> None:
@@ -151,9 +126,9 @@ def start(
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
 @nodes_options
-@_timeout(60.0, "How long the command may take on a node.")
-@_forks
-@_form
+@options.seconds("--timeout", 60.0, "How long the command may take on a node.")
+@options.FORKS
+@options.FORM
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(
     *, cluster: Cluster, timeout: float, forks: int, form: str, command: tuple[str, ...]

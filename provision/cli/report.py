@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli import complete
+from provision.cli import options
 from provision.cli.nodes import nodes_options
 from provision.cli.status import build_or_none
 
@@ -21,13 +21,7 @@ _WRITTEN = "provision.report.written"
 
 @click.command()
 @nodes_options
-@click.option(
-    "--artifacts",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The build to compare with.  [default: the newest that fits the cluster, if any]",
-    shell_complete=complete.builds,
-)
+@options.COMPARED
 @click.option(
     "-o",
     "--output",
@@ -37,17 +31,8 @@ _WRITTEN = "provision.report.written"
     metavar="FILE",
     help="The page; that of a second cluster has -2 in its name.",
 )
-@click.option(
-    "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
-)
-@click.option(
-    "--timeout",
-    default=30.0,
-    show_default=True,
-    type=click.FloatRange(1, 3600),
-    metavar="SECONDS",
-    help="How long a node may be silent.",
-)
+@options.FORKS
+@options.SILENT
 def report(
     *, cluster: Cluster, artifacts: Path | None, output: Path, forks: int, timeout: float
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provision.cli import options
 from provision.cli.nodes import nodes_options
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _date(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
 
 @click.command()
 @nodes_options
-@click.option("--check", is_flag=True, help="Show what would change; change nothing.")
+@options.CHECK
 @click.option(
     "--to",
     "since",
@@ -53,36 +54,16 @@ def _date(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
     is_flag=True,
     help="Restart a node that runs the kernel that is to go into its former default first.",
 )
-@click.option(
-    "--whole-cluster",
-    is_flag=True,
-    help="With --reboot: restart all nodes at once; a running Kerrighed cluster is one machine.",
-)
-@click.option(
+@options.WHOLE_CLUSTER
+@options.seconds(
     "--boot-timeout",
-    default=300.0,
-    show_default=True,
-    type=click.FloatRange(1, 86400),
-    metavar="SECONDS",
-    help="How long a node may take to come back.",
+    300.0,
+    "How long a node may take to come back.",
 )
-@click.option(
-    "--break-lock",
-    is_flag=True,
-    help="Take the lock of somebody else, whose work on the cluster is known to have ended.",
-)
-@click.option(
-    "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
-)
-@click.option("-v", "--verbose", is_flag=True, help="Name every file.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="For people or for programs.",
-)
+@options.BREAK_LOCK
+@options.FORKS
+@options.VERBOSE
+@options.FORM
 def rollback(
     *,
     cluster: Cluster,

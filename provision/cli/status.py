@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli import complete
+from provision.cli import options
 from provision.cli.nodes import nodes_options
 
 if TYPE_CHECKING:
@@ -20,32 +20,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @nodes_options
-@click.option(
-    "--artifacts",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The build to compare with.  [default: the newest that fits the cluster, if any]",
-    shell_complete=complete.builds,
-)
-@click.option(
-    "--forks", default=16, show_default=True, type=click.IntRange(1, 256), help="Nodes at a time."
-)
-@click.option(
-    "--timeout",
-    default=30.0,
-    show_default=True,
-    type=click.FloatRange(1, 3600),
-    metavar="SECONDS",
-    help="How long a node may be silent.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="For people or for programs.",
-)
+@options.COMPARED
+@options.FORKS
+@options.SILENT
+@options.FORM
 def status(
     *, cluster: Cluster, artifacts: Path | None, forks: int, timeout: float, form: str
 ) -> None:
