@@ -22,7 +22,7 @@ import sshd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision import ssh
+from provision import ssh_way
 from provision.cluster import Login, Node
 from provision.errors import FailedError, InputError
 from provision.fleet import fleet
@@ -270,8 +270,8 @@ def test_keys_of_the_agent(
 def test_a_proxy_command_that_says_nothing_is_ended(
     server: sshd.Host, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh, "_LIMITS", {"banner_timeout": 0.5, "auth_timeout": 5.0})
-    monkeypatch.setattr(ssh, "CONNECT_SECONDS", 0.6)
+    monkeypatch.setattr(ssh_way, "_LIMITS", {"banner_timeout": 0.5, "auth_timeout": 5.0})
+    monkeypatch.setattr(ssh_way, "CONNECT_SECONDS", 0.6)
     configure(home, f"Host *\n  ProxyCommand sh -c 'echo $$ >{tmp_path}/pid; exec sleep 600'\n")
     assert "says nothing" in refused(node(server)).message
     pid = int((tmp_path / "pid").read_text())
@@ -352,8 +352,8 @@ def listening(serve: Callable[[socket.socket, int], None]) -> Iterator[int]:
 
 
 def test_a_host_that_accepts_and_says_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh, "_LIMITS", {"banner_timeout": 0.5, "auth_timeout": 5.0})
-    monkeypatch.setattr(ssh, "CONNECT_SECONDS", 0.6)
+    monkeypatch.setattr(ssh_way, "_LIMITS", {"banner_timeout": 0.5, "auth_timeout": 5.0})
+    monkeypatch.setattr(ssh_way, "CONNECT_SECONDS", 0.6)
     kept = []
     with listening(lambda line, _: kept.append(line)) as port:
         error = refused(Node("krg1", 1, "127.0.0.1", port=port))
@@ -425,7 +425,7 @@ def stop(shell: Shell) -> int:
 def test_a_host_that_stops_answering_midway(
     server: sshd.Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh, "DEAD_SECONDS", 2.0)
+    monkeypatch.setattr(ssh_way, "DEAD_SECONDS", 2.0)
     with Shell(node(server)) as shell:
         pid = stop(shell)
 
