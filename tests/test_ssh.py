@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
+import paramiko
 import pytest
 import sshd
 from hypothesis import given, settings
@@ -490,3 +491,20 @@ def test_a_script_that_is_cut_short_does_nothing(tmp_path: Path, shell: list[str
     assert {path.name for path in tmp_path.iterdir()} == {"first", "da", "d"}
     # Not one byte more is read: that is the data.
     assert done.stdout == b"more"
+
+
+def test_the_cheapest_cipher_that_both_sides_have(
+    server: sshd.Host, home: Path, tmp_path: Path
+) -> None:
+    with Shell(node(server)) as shell:
+        transport = shell.connection().transport
+        offered = transport.get_security_options().ciphers
+        # Debian 12's paramiko has none of these.
+        has_gcm = any("gcm" in name for name in offered)
+        assert ("gcm" in transport.local_cipher) == has_gcm
+        assert sorted(offered) == sorted(paramiko.Transport._preferred_ciphers)  # type: ignore[attr-defined]
+    # As on a machine of 2007.
+    with sshd.running(
+        tmp_path / "old", tmp_path / "there", known(home), "Ciphers aes256-ctr\n"
+    ) as old:
+        says_hello(node(old))
