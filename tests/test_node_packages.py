@@ -248,6 +248,42 @@ def test_installed_upgraded_and_taken_back(fleet: Fleet, home: Path, build: Arti
 
 
 @pytest.mark.slow
+def test_the_packages_of_a_build_that_nothing_names_go(
+    fleet: Fleet, home: Path, build: Artifacts
+) -> None:
+    """The first of three: dpkg purges it, and what the last rollback needs stays."""
+    before = fleet.tree()
+    release = mini.make(home / "more")
+    builds = [build] + [
+        full_build.make(lambda *a: _krg(home, *a), release, home / name, f"LOCALVERSION={name}")
+        for name in ("-second", "-third")
+    ]
+    first, second, third = (one.kernel_release for one in builds)
+    for number, one in enumerate(builds):
+        out = home / f"debs-of-{number}"
+        _krg(home, "package", "-q", one.directory, "-o", out)
+        said = fleet.deploy(one, "--packages", out)
+        assert "1 node: 1 changed" in said
+    assert f"remove the build {first}, deployed 2" in said
+    assert f"dpkg -P kerrighed-modules-{first} linux-image-{first}" in said
+    for name in (f"linux-image-{first}", f"kerrighed-modules-{first}"):
+        assert fleet.version(name) == ""
+    assert f"vmlinuz-{third}" in menu(fleet) and first not in menu(fleet)
+    left = {n for n in fleet.tree() if first in n and not n.startswith("var/cache/krg-provision")}
+    assert left == set()
+    assert fleet.version(f"linux-image-{second}").endswith(" installed")
+    assert "1 unchanged" in fleet.deploy(builds[2], "--packages", home / "debs-of-2")
+    fleet.krg("rollback")
+    assert f"vmlinuz-{second}" in menu(fleet) and third not in menu(fleet)
+    said = fleet.krg("rollback", status=1)
+    assert f"the entry of {first} would come back" in said
+    fleet.krg("rollback", "--to", "20000101")
+    now = fleet.tree()
+    assert now.keys() ^ before.keys() == set()
+    assert [name for name in now if now[name] != before[name]] == []
+
+
+@pytest.mark.slow
 def test_dpkg_killed_is_set_up_by_the_next_run(fleet: Fleet, home: Path, build: Artifacts) -> None:
     release = build.kernel_release
     before, old_menu = fleet.tree(), menu(fleet)
