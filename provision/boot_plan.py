@@ -76,7 +76,10 @@ def make(
     state = boot_entry.state(facts, kernel_release, node)
     runs = facts.word("kernel") == kernel_release
     together = evidence.in_running_cluster(facts)
-    if runs and plan.settled and state == "default" and not (together and whole_cluster):
+    # Of a cluster that lost a node, that node is up again and not in it, and would keep the
+    # next start from ever ending: whoever has Kerrighed loaded is restarted with the others.
+    again = whole_cluster and evidence.kerrighed_runs(facts)
+    if runs and plan.settled and state == "default" and not again:
         return None
     if runs and plan.settled and state != "default":
         return Boot("prove", Switch(), (f"{kernel_release} runs already: make it the default",))

@@ -86,6 +86,13 @@ def start(
     node = min(cluster.nodes, key=lambda one: one.id)
     seen = _counts(answers[node.name])
     if seen.get("online") == wanted:
+        outside = [item for item in found if not item.ok]
+        if outside:
+            raise FailedError(
+                f"{outside[0].where}: {outside[0].have}, not {outside[0].want}: the cluster runs "
+                "and has lost a node, which cannot get in again",
+                hint="restart all of them: krg-provision deploy --reboot --whole-cluster",
+            )
         yield Evidence("cluster runs", node.name, f"online {wanted}", "it ran already", True)
         return
     seen = _wait(among, node, "present", wanted, limit)

@@ -243,6 +243,42 @@ def test_one_node_of_a_running_cluster_is_not_restarted_alone() -> None:
     assert "--whole-cluster" in (caught.value.hint or "")
 
 
+def test_one_that_the_cluster_lost_is_restarted_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is up again and in no cluster: left as it is the others could not start one with it."""
+    monkeypatch.setattr(boot_plan.boot_entry, "state", lambda *_: "default")
+    lost = {**GOOD, "nrnodes": "POSSIBLE: 254 ONLINE: 0 PRESENT: 2"}
+    for words, whole, action in (
+        (lost, True, "restart"),
+        (lost, False, None),
+        (GOOD, True, "restart"),
+        ({"kernel": KERNEL}, True, None),
+    ):
+        made = boot_plan.make(
+            CLUSTER.nodes[0],
+            facts(**words),
+            Plan("krg1"),
+            kernel_release=KERNEL,
+            whole_cluster=whole,
+            force=(),
+            alone=9,
+        )
+        assert (made and made.action) == action
+
+
+def test_a_cluster_that_has_lost_a_node_is_not_called_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = {**GOOD, "node_id": "2", "cmdline": "session_id=7 node_id=2"}
+    second["nrnodes"] = "POSSIBLE: 254 ONLINE: 0 PRESENT: 2"
+    answers = {"krg1": facts(**GOOD), "krg2": facts(**second)}
+    monkeypatch.setattr(operate, "ask", lambda *_: answers)
+    with pytest.raises(FailedError, match="krg2: online 0, present 2, not online 2") as caught:
+        next(operate.start(CLUSTER, None, KERNEL, KERRIGHED, 1.0))  # type: ignore[arg-type]
+    assert "--whole-cluster" in (caught.value.hint or "")
+
+
 def test_a_node_whose_boot_loader_is_not_ours_is_not_restarted() -> None:
     node, plan = replace(CLUSTER.nodes[0], boot_loader="none"), Plan("krg1")
     with pytest.raises(FailedError, match='boot_loader = "none"'):

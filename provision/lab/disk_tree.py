@@ -84,6 +84,8 @@ def _programs(tree: Tree, arch: Arch) -> None:
     tree.add("/bin/busybox", regular(tools.program.read_bytes(), 0o755))
     for name in tools.links:
         tree.add(name, link("/bin/busybox"))
+    # Kerrighed's scheduler script names Debian's place.
+    tree.add("/usr/bin/stat", link("/bin/busybox"))
     tree.add("/usr/sbin/dropbear", regular(dropbear(arch).read_bytes(), 0o755))
     for name in ("dropbearkey", "scp"):
         tree.add(f"/usr/bin/{name}", link("/usr/sbin/dropbear"))

@@ -70,6 +70,8 @@ def _userland(tree: Tree, arch: Arch) -> None:
     tree.add("/bin/busybox", regular(made.program.read_bytes(), 0o755))
     for name in made.links:
         tree.add(name, link("/bin/busybox"))
+    # Kerrighed's scheduler script names Debian's place.
+    tree.add("/usr/bin/stat", link("/bin/busybox"))
     for path, name in (
         ("/init", "init"),
         ("/sbin/lab-agent", "agent"),
