@@ -89,7 +89,7 @@ _BUSYBOX = f"::sysinit:/bin/sh {SCRIPT} start\n".encode()
 
 def _with_line(inittab: bytes) -> bytes:
     """Return busybox's inittab with a line of ours at its end, behind what mounts file systems."""
-    if _BUSYBOX in inittab:
+    if _BUSYBOX in inittab.splitlines(keepends=True):
         return inittab
     return inittab + b"\n" * (not inittab.endswith(b"\n")) + _BUSYBOX
 

@@ -227,7 +227,7 @@ def undo(lines: Sequence[str], facts: Facts, *, leaves: bool = False) -> Undo:
     """
     have = read(facts)
     leave, back, problems = [], [], []
-    for name, (version, arch, since) in _noted(lines).items():
+    for name, (version, arch, since) in noted(lines).items():
         now, state = have.packages.get(name, ("-", "not-installed"))
         is_there = state == "installed"
         if (now == version) if is_there else (version == "-" and state == "not-installed"):
@@ -253,11 +253,6 @@ def undo(lines: Sequence[str], facts: Facts, *, leaves: bool = False) -> Undo:
     return Undo(tuple(first), tuple(problems), tuple(leave))
 
 
-def is_name(name: str) -> bool:
-    """Tell whether a word is a package's name, and needs no quoting."""
-    return _NAME.fullmatch(name) is not None
-
-
 def purge(names: Sequence[str]) -> str:
     """Return the command that purges packages; those installed last go first."""
     return f"{_DPKG} -P {' '.join(reversed(names))} </dev/null"
@@ -271,7 +266,7 @@ def purges(command: str) -> frozenset[str]:
     return frozenset(w.removeprefix(start) for w in command.split() if w.startswith(start))
 
 
-def _noted(lines: Sequence[str]) -> dict[str, tuple[str, str, frozenset[str]]]:
+def noted(lines: Sequence[str]) -> dict[str, tuple[str, str, frozenset[str]]]:
     """Return by package: the version before, its architecture, and all versions noted."""
     found: dict[str, tuple[str, str, frozenset[str]]] = {}
     for line in lines:
@@ -287,7 +282,7 @@ def _noted(lines: Sequence[str]) -> dict[str, tuple[str, str, frozenset[str]]]:
 
 def brings_back(lines: Sequence[str]) -> set[tuple[str, str]]:
     """Return name and version of the packages that undoing one journal's ``lines`` installs."""
-    return {(name, version) for name, (version, _, _) in _noted(lines).items() if version != "-"}
+    return {(name, version) for name, (version, _, _) in noted(lines).items() if version != "-"}
 
 
 def with_theirs(planned: Sequence[Change]) -> tuple[Change, ...]:

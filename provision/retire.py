@@ -95,6 +95,20 @@ def _named(release: str, facts: Facts) -> bool:
     return any(map(name.search, (*texts, *(link.encode() for link in links))))
 
 
+def _has_other_name(release: str, facts: Facts, ours: Collection[str]) -> bool:
+    """Tell whether a kernel may lie in /boot under another name too: a link to it, or a copy.
+
+    An entry by that name boots our kernel, and needs its modules. The same size is enough.
+
+    :param ours: the releases of our kernels, which may well be of one size.
+    """
+    seen = re.findall(rb"^([0-9]+) ([^\n]+)$", facts.blobs.get("boot", b""), re.MULTILINE)
+    kernel = f"/boot/vmlinuz-{release}".encode()
+    mine = {f"/boot/vmlinuz-{one}".encode() for one in ours}
+    others = {size for size, path in seen if path not in mine}
+    return any(path == kernel and size in others for size, path in seen)
+
+
 def with_retired(plan: Plan, facts: Facts, node: Node, release: str, *, bootloader: bool) -> Plan:
     """Return a deploy's plan that removes what is no longer needed, and writes down what was.
 
@@ -108,16 +122,28 @@ def with_retired(plan: Plan, facts: Facts, node: Node, release: str, *, bootload
         return _keeping(plan, facts, ())
     words = plan.about
     kept = {release, facts.word("kernel") or "", *before, *later}
+    runs = list(journal.standing(journal.read(facts)))
     if before != later:
         words += (("menu", " ".join(before) or "-"),)
     else:
         # What taking back the last change of our entries would need.
-        changed = [run for run in journal.standing(journal.read(facts)) if run.word("menu")]
-        if not changed:
+        while runs and not runs[-1].word("menu"):
+            runs.pop()
+        if not runs:
             return _keeping(plan, facts, ())
-        kept |= set(changed[-1].word("menu").split())
+        kept |= set(runs.pop().word("menu").split())
+    # Interrupted runs are taken back with the one after them (journal.chosen).
+    while runs and runs[-1].begun:
+        kept |= set(runs.pop().word("menu").split())
     old = [build for build in _builds(facts) if build.release not in kept]
-    named = [b for b in old if _named(b.release, facts) or _named(b.release, after)]
+    ours = {release, *before, *later, *(build.release for build in _builds(facts))}
+    named = [
+        b
+        for b in old
+        if _named(b.release, facts)
+        or _named(b.release, after)
+        or _has_other_name(b.release, facts, ours)
+    ]
     retired = tuple(
         found
         for build in old
@@ -125,7 +151,8 @@ def with_retired(plan: Plan, facts: Facts, node: Node, release: str, *, bootload
     )
     notes = plan.notes + tuple(
         f"the build {one.release} is none of our entries and stays: a boot loader's file or a link "
-        "names its kernel, such as the list that update-grub makes of all kernels"
+        "names its kernel, such as the list that update-grub makes of all kernels, or /boot has "
+        "it under another name, too"
         for one in named
     )
     if retired and plan.settled:
@@ -136,19 +163,19 @@ def with_retired(plan: Plan, facts: Facts, node: Node, release: str, *, bootload
 
 
 def _retired(build: _Build, facts: Facts) -> Retired | None:
-    """Return what is to be removed of a build; None where dpkg would have to say more."""
-    names = dict.fromkeys(
-        words[0]
-        for run in build.runs
-        for line in run.about.get("package", ())
-        if len(words := line.split(" ")) == 4
-        and words[0].endswith((f"linux-image-{build.release}", f"-modules-{build.release}"))
-        and node_packages.is_name(words[0])
-    )
+    """Return what is to be removed of a build; None where dpkg would have to say more.
+
+    A package that was there before ours, or that somebody upgraded since, is not ours to purge.
+    """
+    ends = f"linux-image-{build.release}", f"-modules-{build.release}"
+    lines = [line for run in build.runs for line in run.about.get("package", ())]
+    names = {n: its for n, its in node_packages.noted(lines).items() if n.endswith(ends)}
     have = node_packages.read(facts).packages
     if names and not have:
         return None
     there = [name for name in names if have.get(name, ("", ""))[1] not in ("", "not-installed")]
+    if any(names[name][0] != "-" or have[name][0] not in names[name][2] for name in there):
+        return None
     command = node_packages.purge(there) if there else None
     places = tuple(build.place(run) for run in build.runs)
     return Retired(build.release, build.runs[-1].date, places, command)

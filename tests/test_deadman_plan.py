@@ -140,6 +140,11 @@ def test_busybox_starts_it_by_a_line_of_its_inittab() -> None:
     there = text(made["/etc/inittab"], "/etc/inittab")
     seen = replace(seen, texts={**seen.texts, "/etc/inittab": there})
     assert "inittab" not in "\n".join(planned(seen).texts)
+    # One that somebody made a comment starts nothing.
+    off = made["/etc/inittab"].replace(line, b"#" + line)
+    seen = replace(seen, texts={**seen.texts, "/etc/inittab": text(off, "/etc/inittab")})
+    made = {file.path: file.content for file in planned(seen).switch.texts}
+    assert made["/etc/inittab"] == off + line
 
 
 def test_nothing_is_armed_before_init_starts_the_script() -> None:

@@ -157,6 +157,46 @@ def test_packages_are_purged() -> None:
     assert gone.command.endswith("dpkg -P kerrighed-modules-1a linux-image-1a </dev/null")
 
 
+@pytest.mark.parametrize(
+    ("noted", "version"),
+    [
+        # Somebody had installed it before; somebody installed another one since.
+        ("linux-image-1a 1 2 amd64", "2"),
+        ("linux-image-1a - 1 amd64", "3"),
+    ],
+)
+def test_packages_of_somebody_stay(noted: str, version: str) -> None:
+    first = run(1, "1a", "menu -", f"package {noted}")
+    said = f"package linux-image-1a {version} install ok installed"
+    facts = node(menu("C", "B"), first, B, C, packages=said.encode())
+    assert not plan(facts, menu("D", "B")).retires
+
+
+def test_interrupted_runs_are_taken_back_with_the_next_and_need_their_builds() -> None:
+    # C's entry came, and the run ended; the rollback of D brings back A and B.
+    begun = run(3, "C", "menu A B", state="begun")
+    facts = node(menu("C", "B"), A, B, begun)
+    made = plan(facts, menu("D", "B"))
+    assert not made.retires and ("menu", "B C") in made.about
+    # So it does where D was interrupted, too.
+    facts = node(menu("D", "B"), A, B, begun, run(4, "D", "menu B C", state="begun"))
+    assert not plan(facts).retires
+
+
+def test_a_kernel_with_another_name_stays() -> None:
+    facts = node(menu("C", "B"), A, B, C)
+
+    def left(*lines: bytes) -> Plan:
+        said = b"\n".join((b"9 /boot/vmlinuz-A", b"9 /boot/vmlinuz-B", *lines, b""))
+        seen = replace(facts, blobs={**facts.blobs, "boot": said})
+        return plan(seen, menu("D", "B"))
+
+    assert releases(left(b"8 /boot/vmlinuz-old", b"9")) == ["A"]
+    for name in (b"/boot/vmlinuz-old", b"/boot/my kernel", b"/vmlinuz.safe"):
+        made = left(b"9 " + name)
+        assert not made.retires and "the build A is none of our entries" in made.notes[0]
+
+
 def test_the_list_of_a_build_outlives_its_journal() -> None:
     facts = node(menu("C", "B"), A, B, C)
     made = replace(plan(facts), prunes=(name(1), name(2)))
