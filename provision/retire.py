@@ -95,6 +95,18 @@ def _named(release: str, facts: Facts) -> bool:
     return any(map(name.search, (*texts, *(link.encode() for link in links))))
 
 
+# Stands for the run that is planned.
+_NEXT = Journal("", "done", {"number": (f"{10**9 - 1}",)})
+
+
+def _needed(runs: Sequence[Journal]) -> set[str]:
+    """Return the releases whose entries a rollback of the last run brings back.
+
+    It takes back interrupted runs before it as well, and what those were taking back.
+    """
+    return {one for run in journal.chosen(runs) for one in run.word("menu").split()}
+
+
 def _has_other_name(release: str, facts: Facts, ours: Collection[str]) -> bool:
     """Tell whether a kernel may lie in /boot under another name too: a link to it, or a copy.
 
@@ -122,19 +134,17 @@ def with_retired(plan: Plan, facts: Facts, node: Node, release: str, *, bootload
         return _keeping(plan, facts, ())
     words = plan.about
     kept = {release, facts.word("kernel") or "", *before, *later}
-    runs = list(journal.standing(journal.read(facts)))
+    runs = journal.standing(journal.read(facts))
+    kept |= _needed((*runs, _NEXT))
     if before != later:
         words += (("menu", " ".join(before) or "-"),)
     else:
         # What taking back the last change of our entries would need.
         while runs and not runs[-1].word("menu"):
-            runs.pop()
+            runs = runs[:-1]
         if not runs:
             return _keeping(plan, facts, ())
-        kept |= set(runs.pop().word("menu").split())
-    # Interrupted runs are taken back with the one after them (journal.chosen).
-    while runs and runs[-1].begun:
-        kept |= set(runs.pop().word("menu").split())
+        kept |= _needed(runs)
     old = [build for build in _builds(facts) if build.release not in kept]
     ours = {release, *before, *later, *(build.release for build in _builds(facts))}
     named = [

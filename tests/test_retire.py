@@ -181,6 +181,11 @@ def test_interrupted_runs_are_taken_back_with_the_next_and_need_their_builds() -
     # So it does where D was interrupted, too.
     facts = node(menu("D", "B"), A, B, begun, run(4, "D", "menu B C", state="begun"))
     assert not plan(facts).retires
+    # And with a rollback that was interrupted goes all that it was taking back.
+    undoing = (f"state begun\ncommand rollback\nnumber 4\nundoes {name(3)}\n").encode()
+    facts = node(menu("A", "B"), A, run(2, "E", "menu A B"), run(3, "C", "menu E B"),
+                 (f"journal {name(4)}", undoing))  # fmt: skip
+    assert "E" not in releases(plan(facts, menu("D", "B")))
 
 
 def test_a_kernel_with_another_name_stays() -> None:
