@@ -212,7 +212,8 @@ def checked(plan: Plan, facts: Facts, node: Node) -> Plan:
     if plan.problems:
         return plan
     runs = journal.read(facts)
-    gone = _gone(runs)
+    # By interrupted runs, too, if they came so far.
+    gone = {release for run in runs for release in run.about.get("retired", ())}
     back = {change.place for change in plan.changes if not change.wanted.absent}
     for release in entries(boot_plan.after(plan, facts), node) or ():
         path = f"/boot/vmlinuz-{release}"

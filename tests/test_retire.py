@@ -219,8 +219,9 @@ def test_the_list_of_a_build_outlives_its_journal() -> None:
     assert gone.places == (f"{BUILDS}/{name(1)}",)
 
 
-def test_no_rollback_brings_back_an_entry_without_its_kernel() -> None:
-    done = run(4, "D", "menu B C", "retired A")
+@pytest.mark.parametrize("state", ["done", "begun"])
+def test_no_rollback_brings_back_an_entry_without_its_kernel(state: str) -> None:
+    done = run(4, "D", "menu B C", "retired A", state=state)
     facts = node(menu("D", "B"), A, B, C, done)
     change = Change(text_wanted(MENU, menu("A", "B"), 0o600), facts.texts[MENU])
     refused = retire.checked(Plan("krg1", (change,)), facts, NODE)
