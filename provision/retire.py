@@ -90,7 +90,9 @@ def entries(facts: Facts, node: Node) -> tuple[str, ...] | None:
 def _named(release: str, facts: Facts) -> bool:
     """Tell whether a boot loader's file or a link names a kernel, be it in a comment."""
     name = re.compile(rb"vmlinuz-" + re.escape(release.encode()) + rb"(?![A-Za-z0-9._+-])")
-    texts = (text.content for path, text in facts.texts.items() if path.startswith("/boot/"))
+    texts = [text.content for path, text in facts.texts.items() if path.startswith("/boot/")]
+    # The lines of other files, and of some of these once more.
+    texts.append(facts.blobs.get("boot_names", b""))
     links = ((seen.target or "") for path in LINKS if (seen := facts.files.get(path)) is not None)
     return any(map(name.search, (*texts, *(link.encode() for link in links))))
 

@@ -107,6 +107,7 @@ def test_a_build_that_came_again_is_there_again() -> None:
             files={"/vmlinuz.old": Seen(0o120777, 1, target="boot/vmlinuz-A")},
         ),
         replace(node(menu("C", "B"), A, B, C), odd=("/boot/grub/grub.cfg",)),
+        node(menu("C", "B"), A, B, C, boot_names=b"linux /vmlinuz-A-1\nlinux /vmlinuz-A\n"),
         # Nobody says that it was ours, or it was taken back.
         node(menu("C", "B"), B, C),
         node(menu("C", "B"), run(1, "A", "menu -", state="rolled-back"), B, C),
