@@ -8,6 +8,8 @@ one is put in again, step by step as it once came there: numbers are then those 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from grub import legacy, legacy_trial
 from grub.legacy import MenuError
 from grub.legacy_trial import Switched
@@ -16,6 +18,13 @@ from grub.legacy_trial import Switched
 def _body(stanza: legacy.Stanza) -> str:
     """Return an entry's lines without what a trial added."""
     return stanza.with_saves(None, "\n").replace("\r\n", "\n")
+
+
+def _boots(text: str, saved: int | None, kernels: Collection[str | None]) -> bool:
+    """Tell whether what boots may stay so: an entry not ours, one of these, or once only."""
+    number = legacy.default_index(text, saved)
+    mine = [one for one in legacy.own(text) if one.number == number]
+    return all(one.kernel in kernels or one.saves is not None for one in mine)
 
 
 def as_before(text: str, saved: int | None, former: str, former_saved: int | None) -> Switched:
@@ -29,7 +38,6 @@ def as_before(text: str, saved: int | None, former: str, former_saved: int | Non
     """
     out = legacy_trial.take_out(text, saved)
     menu, number = out.text, saved if out.saved is None else out.saved
-    first = legacy.numbers(text).is_saved
     mine = legacy.own(former)
     proven, back = legacy.proven(former, former_saved), legacy.way_back(former)
     default = None if proven is None else proven.kernel
@@ -60,4 +68,13 @@ def as_before(text: str, saved: int | None, former: str, former_saved: int | Non
         or legacy_trial.take_out(menu, number).text != out.text
     ):
         raise MenuError("our former entries cannot be put into it safely")
-    return Switched(menu, None if number == saved else number, menu_first=first)
+    if number == saved:
+        return Switched(menu, None)
+    # Between the two writes no entry of ours must be the default that never proved itself.
+    known = (default, None if (stays := legacy.proven(text, saved)) is None else stays.kernel)
+    orders = {True: (menu, saved), False: (text, number)}
+    prefer = legacy.numbers(text).is_saved
+    for menu_first in (prefer, not prefer):
+        if _boots(*orders[menu_first], known):
+            return Switched(menu, number, menu_first=menu_first)
+    raise MenuError("our former entries cannot be put into it in two safe steps")

@@ -69,7 +69,7 @@ def hook(facts: Facts) -> str | None:
         return "systemd"
     text = _inittab(facts)
     runner = _runner(facts) is not None
-    if kind == "openrc" or (kind == "busybox" and runner and re.search(rb"/(openrc|rc)\s", text)):
+    if kind == "openrc" or (kind == "busybox" and runner and _OPENRC.search(text)):
         return "openrc" if runner and f"{RUNLEVELS}/{_runlevel(text)}" in facts.has else None
     if kind == "busybox":
         return "inittab" if _SYSINIT.search(text) else None
@@ -82,6 +82,8 @@ def _inittab(facts: Facts) -> bytes:
     return b"" if there is None else there.content
 
 
+# OpenRC and its runlevel, started by a line that is no comment.
+_OPENRC = re.compile(rb"^[^#\n]*/(openrc|rc)\s+(\w*)", re.MULTILINE)
 # busybox's init does these one after the other, in the order of the file.
 _SYSINIT = re.compile(rb"^[^#:\n]*:[^:\n]*:sysinit:", re.MULTILINE)
 _BUSYBOX = f"::sysinit:/bin/sh {SCRIPT} start\n".encode()
@@ -104,7 +106,7 @@ def _runlevel(inittab: bytes) -> str:
 
     Debian's rcS and rc, which its inittab starts, know no runlevel "boot".
     """
-    return "boot" if re.search(rb"/(openrc|rc)\s+boot\b", inittab) else "default"
+    return "boot" if any(m[2] == b"boot" for m in _OPENRC.finditer(inittab)) else "default"
 
 
 def _is_link(path: str) -> bool:

@@ -301,7 +301,7 @@ def rollback(
     )
     planned, wrong = _restored(found, facts, force)
     entry = None
-    if _loader_changed(found, facts) or list(bootable.refused(planned, facts, packages.purged)):
+    if _loader_changed(found, facts) or _unbootable(node, planned, facts, packages.purged):
         entry = _with_former_entries(node, facts, found)
     if entry is not None:
         others = {path: former for path, former in found.items() if not _is_loader(path)}
@@ -311,7 +311,7 @@ def rollback(
     problems += packages.problems
     planned = list(node_packages.with_theirs(planned)) if packages.first else planned
     problems += () if leaves else running(planned, facts)
-    problems += bootable.refused(planned, facts, packages.purged)
+    problems += _unbootable(node, planned, facts, packages.purged)
     problems += boot_grub2.unbootable(facts, bootable.gone(planned, packages.purged))
     problems += obstacles(planned, facts)
     problems += lack_of_space(planned, facts)
@@ -331,6 +331,15 @@ def rollback(
         first=packages.first,
         prunes=expendable(journals),
     )
+
+
+def _unbootable(
+    node: Node, planned: Sequence[Change], facts: Facts, purged: Sequence[str]
+) -> list[str]:
+    # GRUB 2 does not read the menu.lst that an upgrade from GRUB Legacy left.
+    if boot_entry.loader(facts, node.boot_loader) == "grub2":
+        return []
+    return list(bootable.refused(planned, facts, purged))
 
 
 def _restored(

@@ -90,9 +90,23 @@ def entries(facts: Facts, node: Node) -> tuple[str, ...] | None:
 def _named(release: str, facts: Facts) -> bool:
     """Tell whether a boot loader's file or a link names a kernel, be it in a comment."""
     name = re.compile(rb"vmlinuz-" + re.escape(release.encode()) + rb"(?![A-Za-z0-9._+-])")
-    texts = (text.content for path, text in facts.texts.items() if path.startswith("/boot/"))
+    texts = [text.content for path, text in facts.texts.items() if path.startswith("/boot/")]
+    # The lines of other files, and of some of these once more.
+    texts.append(facts.blobs.get("boot_names", b""))
     links = ((seen.target or "") for path in LINKS if (seen := facts.files.get(path)) is not None)
     return any(map(name.search, (*texts, *(link.encode() for link in links))))
+
+
+# Stands for the run that is planned.
+_NEXT = Journal("", "done", {"number": (f"{10**9 - 1}",)})
+
+
+def _needed(runs: Sequence[Journal]) -> set[str]:
+    """Return the releases whose entries a rollback of the last run brings back.
+
+    It takes back interrupted runs before it as well, and what those were taking back.
+    """
+    return {one for run in journal.chosen(runs) for one in run.word("menu").split()}
 
 
 def _has_other_name(release: str, facts: Facts, ours: Collection[str]) -> bool:
@@ -122,19 +136,17 @@ def with_retired(plan: Plan, facts: Facts, node: Node, release: str, *, bootload
         return _keeping(plan, facts, ())
     words = plan.about
     kept = {release, facts.word("kernel") or "", *before, *later}
-    runs = list(journal.standing(journal.read(facts)))
+    runs = journal.standing(journal.read(facts))
+    kept |= _needed((*runs, _NEXT))
     if before != later:
         words += (("menu", " ".join(before) or "-"),)
     else:
         # What taking back the last change of our entries would need.
         while runs and not runs[-1].word("menu"):
-            runs.pop()
+            runs = runs[:-1]
         if not runs:
             return _keeping(plan, facts, ())
-        kept |= set(runs.pop().word("menu").split())
-    # Interrupted runs are taken back with the one after them (journal.chosen).
-    while runs and runs[-1].begun:
-        kept |= set(runs.pop().word("menu").split())
+        kept |= _needed(runs)
     old = [build for build in _builds(facts) if build.release not in kept]
     ours = {release, *before, *later, *(build.release for build in _builds(facts))}
     named = [
@@ -202,7 +214,8 @@ def checked(plan: Plan, facts: Facts, node: Node) -> Plan:
     if plan.problems:
         return plan
     runs = journal.read(facts)
-    gone = _gone(runs)
+    # By interrupted runs, too, if they came so far.
+    gone = {release for run in runs for release in run.about.get("retired", ())}
     back = {change.place for change in plan.changes if not change.wanted.absent}
     for release in entries(boot_plan.after(plan, facts), node) or ():
         path = f"/boot/vmlinuz-{release}"

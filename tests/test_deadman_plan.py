@@ -111,6 +111,12 @@ BOOT, DEFAULT = "/etc/runlevels/boot", "/etc/runlevels/default"
         ("openrc", b"si::sysinit:/etc/init.d/rcS\n", ("/sbin/runscript", BOOT, DEFAULT), DEFAULT),
         ("openrc", b"rc::bootwait:/sbin/rc boot\n", ("/sbin/runscript", BOOT, DEFAULT), BOOT),
         ("busybox", ALPINE, ("/sbin/openrc-run", BOOT, DEFAULT), BOOT),
+        (
+            "busybox",
+            b"#::sysinit:/sbin/openrc boot\n::wait:/sbin/openrc default\n",
+            ("/sbin/openrc-run", BOOT, DEFAULT),
+            DEFAULT,
+        ),
     ],
 )
 def test_openrc_starts_it(kind: str, inittab: bytes, has: tuple[str, ...], link: str) -> None:
@@ -130,6 +136,11 @@ def test_openrc_starts_it(kind: str, inittab: bytes, has: tuple[str, ...], link:
 
 
 def test_busybox_starts_it_by_a_line_of_its_inittab() -> None:
+    # OpenRC is there, and nothing starts it.
+    off = text(b"#::sysinit:/sbin/openrc boot\n" + SIMPLE, "/etc/inittab")
+    seen = facts(("/sbin/openrc-run", BOOT, DEFAULT), init="busybox")
+    seen = replace(seen, texts={**seen.texts, "/etc/inittab": off})
+    assert deadman.hook(seen) == "inittab"
     seen = facts((), init="busybox")
     seen = replace(seen, texts={**seen.texts, "/etc/inittab": text(SIMPLE, "/etc/inittab")})
     made = {file.path: file.content for file in planned(seen).switch.texts}

@@ -370,6 +370,7 @@ WORK = st.lists(st.sampled_from(["put a", "put b", "put c", "commit", "arm", "di
 @given(menus(), st.none() | st.integers(0, 3), WORK, WORK)
 @example(TIMED, None, ["put a", "commit", "put b", "commit"], ["put c", "commit"])
 @example(TIMED, None, ["put a", "commit", "put b"], ["put c", "arm"])
+@example("default saved\n" + TIMED, 0, ["put a"], ["put b", "arm"])
 def test_former_entries_come_back_into_another_menu(
     text: str, saved: int | None, work: list[str], more: list[str]
 ) -> None:
@@ -390,6 +391,15 @@ def test_former_entries_come_back_into_another_menu(
             one.kernel for one in legacy.own(before.text)
         ]
         assert legacy.proven(made.text, number) == legacy.proven(before.text, before.saved)
+    # Cut between the two files it boots what was the default, or becomes it, or one once.
+    half = (made.text, now.saved) if made.menu_first else (now.text, number)
+    proven = [legacy.proven(*menu) for menu in ((now.text, now.saved), (made.text, number))]
+    kernels = [one.kernel for one in proven if one is not None]
+    booted = legacy.default_index(*half)
+    assert all(
+        one.number != booted or one.saves is not None or one.kernel in kernels
+        for one in legacy.own(half[0])
+    )
     plain = legacy_trial.take_out(made.text, number)
     assert plain.text == legacy_trial.take_out(before.text, before.saved).text
 

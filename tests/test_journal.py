@@ -169,6 +169,21 @@ def test_no_kernel_goes_that_update_grub_made_the_default(packaged: bool) -> Non
         assert plan.empty == refused
 
 
+def test_a_menu_that_grub2_does_not_read_refuses_nothing() -> None:
+    menu, kernel = "/boot/grub/menu.lst", "/boot/vmlinuz-2.6.20-krg"
+    token, seen = file(b"kernel")
+    found = facts(one(1, "done", "deploy", f"path absent - - - {token} no {kernel}"),
+                  **{kernel: seen})  # fmt: skip
+    said = {"uid": "0", "kernel": "2.6.18", "bootloader": "grub2", "grub2": "/boot/grub/grub.cfg"}
+    texts = {menu: Text(b"# see grub.cfg\n", 0o100644, 0, 0, menu)}
+    plan = journal.rollback(NODE, replace(found, words=said, texts=texts))
+    assert not plan.problems and [c.place for c in plan.changes] == [kernel]
+    plan = journal.rollback(
+        NODE, replace(found, words={**said, "bootloader": "legacy"}, texts=texts)
+    )
+    assert "no entry left that boots" in plan.problems[0] or "no bootable" in plan.problems[0]
+
+
 @given(st.binary(max_size=300), st.sampled_from(["state", "path", "added", "number", "undoes"]))
 def test_a_journal_that_is_not_ours_is_never_obeyed(raw: bytes, word: str) -> None:
     text = b"state done\nnumber 1\n" + word.encode() + b" " + raw

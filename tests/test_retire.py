@@ -107,6 +107,7 @@ def test_a_build_that_came_again_is_there_again() -> None:
             files={"/vmlinuz.old": Seen(0o120777, 1, target="boot/vmlinuz-A")},
         ),
         replace(node(menu("C", "B"), A, B, C), odd=("/boot/grub/grub.cfg",)),
+        node(menu("C", "B"), A, B, C, boot_names=b"linux /vmlinuz-A-1\nlinux /vmlinuz-A\n"),
         # Nobody says that it was ours, or it was taken back.
         node(menu("C", "B"), B, C),
         node(menu("C", "B"), run(1, "A", "menu -", state="rolled-back"), B, C),
@@ -181,6 +182,11 @@ def test_interrupted_runs_are_taken_back_with_the_next_and_need_their_builds() -
     # So it does where D was interrupted, too.
     facts = node(menu("D", "B"), A, B, begun, run(4, "D", "menu B C", state="begun"))
     assert not plan(facts).retires
+    # And with a rollback that was interrupted goes all that it was taking back.
+    undoing = (f"state begun\ncommand rollback\nnumber 4\nundoes {name(3)}\n").encode()
+    facts = node(menu("A", "B"), A, run(2, "E", "menu A B"), run(3, "C", "menu E B"),
+                 (f"journal {name(4)}", undoing))  # fmt: skip
+    assert "E" not in releases(plan(facts, menu("D", "B")))
 
 
 def test_a_kernel_with_another_name_stays() -> None:
@@ -214,8 +220,9 @@ def test_the_list_of_a_build_outlives_its_journal() -> None:
     assert gone.places == (f"{BUILDS}/{name(1)}",)
 
 
-def test_no_rollback_brings_back_an_entry_without_its_kernel() -> None:
-    done = run(4, "D", "menu B C", "retired A")
+@pytest.mark.parametrize("state", ["done", "begun"])
+def test_no_rollback_brings_back_an_entry_without_its_kernel(state: str) -> None:
+    done = run(4, "D", "menu B C", "retired A", state=state)
     facts = node(menu("D", "B"), A, B, C, done)
     change = Change(text_wanted(MENU, menu("A", "B"), 0o600), facts.texts[MENU])
     refused = retire.checked(Plan("krg1", (change,)), facts, NODE)

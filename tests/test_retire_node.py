@@ -90,9 +90,12 @@ def test_modules_of_somebody_keep_what_finds_them(node: Path, linked: bool) -> N
     assert (node / TREE / "modules.dep").exists() and (node / TREE / "theirs.ko").exists()
 
 
-def test_a_node_says_the_sizes_of_what_lies_in_boot(node: Path) -> None:
+def test_a_node_says_by_which_other_names_a_kernel_may_boot(node: Path) -> None:
     (node / "boot/my kernel").symlink_to("vmlinuz-1a")
     (node / "vmlinuz.safe").write_bytes(b"KERNEL")
+    for number, name in enumerate(("grub/mine.cfg", "loader/entries/my own.conf", "extlinux.conf")):
+        (node / "boot" / name).parent.mkdir(parents=True, exist_ok=True)
+        (node / "boot" / name).write_text(f"timeout 5\nlinux /vmlinuz-{number} ro\n")
     script = render(
         "facts_journal.sh.j2", journals=JOURNALS, builds="/no/such", whole=False, dpkg=False,
         token="mark",
@@ -101,4 +104,6 @@ def test_a_node_says_the_sizes_of_what_lies_in_boot(node: Path) -> None:
     found = facts.parse(inside(node, said + script), "mark")
     lines = found.blobs["boot"].decode().splitlines()
     assert {"6 /boot/vmlinuz-1a", "6 /boot/my kernel", "6 /vmlinuz.safe"} <= set(lines)
+    names = {f"linux /vmlinuz-{number} ro" for number in range(3)}
+    assert set(found.blobs["boot_names"].decode().splitlines()) == names
     assert [run.name for run in journal.read(found)] == [RUN]

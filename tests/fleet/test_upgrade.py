@@ -106,6 +106,13 @@ def test_what_no_entry_names_any_more_goes(node: tuple[Hosts, Machine], tmp_path
     config = host.path(f"/boot/config-{RELEASE}")
     config.write_text("mine\n")
     third = tree(host)
+    # As long as a link leads to it, an entry may.
+    safe = host.path("/boot/safe")
+    safe.symlink_to(f"vmlinuz-{RELEASE}")
+    code, out = deploy(hosts, builds[FOURTH], "--check")
+    assert f"the build {RELEASE} is none of our entries and stays" in out
+    assert "remove the build" not in out
+    safe.unlink()
     code, out = deploy(hosts, builds[FOURTH], "--check")
     assert code == 1, out
     assert f"remove the build {RELEASE}, deployed 2" in out
