@@ -105,8 +105,14 @@ def test_a_hang_waits_for_the_power_switch(user: User, loader: str) -> None:
     # Nothing is started, and nothing ends: no panic, no SSH.
     lab.ssh(1, "printf '#!/bin/sh\nwhile :; do sleep 9; done\n' >/stuck; chmod 755 /stuck; sync")
     lab.file.write_text(text.replace('append = "noapic"', 'append = "noapic init=/stuck"'))
-    status, said = lab.deploy("--reboot", "--boot-timeout", "30")
+    limits = ("--boot-timeout", "30", "--prove-timeout", "5")
+    status, said = lab.deploy("--check", "--reboot", *limits)
+    assert status == 1 and "not covered: a hang before its init scripts" in said, said
+    status, said = lab.deploy("--reboot", *limits)
     assert status == 1, said
+    assert "did not come back within" in said
+    assert "not covered by the way back: restart it by its power switch" in said, said
+    assert not lab.ssh(1, "uname -r")
     user("fault", "1", "powercut")
     wait_until(lambda: lab.ssh(1, "uname -r").strip() == stock, stock, seconds=LIMIT)
 

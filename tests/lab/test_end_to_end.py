@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,61 +110,75 @@ def sample(lab: Lab, file: str) -> Sample:
     return found[0]
 
 
+@contextmanager
+def scenario(name: str) -> Iterator[None]:
+    """Say how long a part took: pytest -rP shows it."""
+    started = time.monotonic()
+    yield
+    print(f"{name}: {time.monotonic() - started:.0f} s")
+
+
 def test_legacy_from_a_stock_kernel_to_one_machine_and_back(user: User) -> None:
-    lab = Lab(user, build_for("x86_64"), "legacy", 4)
+    with scenario("up"):
+        lab = Lab(user, build_for("x86_64"), "legacy", 4)
     stock = lab.stock()
     cluster = Cluster(lab, "three", (1, 2, 3))
     # The same id in another session, on the same wire.
     other = Cluster(lab, "other", (4,), session="6", id="1")
     menu = lab.ssh(1, "cat /boot/grub/menu.lst")
 
-    # nbmin is the number of nodes: nobody starts it.
-    cluster.do("deploy", "--reboot", "--whole-cluster")
-    cluster.wait(3, 3)
-    cluster.do("verify")
-    assert "it ran already" in cluster.do("start")
-    other.do("deploy", "--reboot")
-    apart = other.status()[0]
-    assert [apart[key] for key in ("node_id", "session_id")] == [1, 6]
-    assert other.counts() == [(0, 1)] and cluster.counts() == [(3, 3)] * 3
-
-    assert {"migration", "says where it is", "goes on counting"} - {"migration"} <= {
-        *cluster.prove()
-    }
-    four_busy_processes_are_spread(lab)
-    checkpoint_kill_restart(lab)
-    a_node_is_lost(lab, cluster)
-    assert other.status()[0]["boot_id"] == apart["boot_id"] and other.counts() == [(0, 1)]
-
-    # The way back; nbmin has it start by itself again.
-    cluster.do("deploy", "--reboot", "--whole-cluster")
-    cluster.wait(3, 3)
-    cluster.prove()
-    assert other.status()[0]["boot_id"] == apart["boot_id"] and other.counts() == [(0, 1)]
-
-    cluster.do("rollback", "--reboot", "--whole-cluster")
-    taken_back(lab, cluster, stock)
-    assert lab.ssh(1, "cat /boot/grub/menu.lst") == menu
+    with scenario("deploy --reboot; nbmin is the number of nodes: nobody starts the cluster"):
+        cluster.do("deploy", "--reboot", "--whole-cluster")
+        cluster.wait(3, 3)
+        cluster.do("verify")
+        assert "it ran already" in cluster.do("start")
+    with scenario("a node of another session"):
+        other.do("deploy", "--reboot")
+        apart = other.status()[0]
+        assert [apart[key] for key in ("node_id", "session_id")] == [1, 6]
+        assert other.counts() == [(0, 1)] and cluster.counts() == [(3, 3)] * 3
+    with scenario("migration, with its I/O going on"):
+        assert {"says where it is", "/proc/PID/stat", "goes on counting"} <= {*cluster.prove()}
+    with scenario("four busy processes are spread"):
+        four_busy_processes_are_spread(lab)
+    with scenario("checkpoint, kill, restart"):
+        checkpoint_kill_restart(lab)
+    with scenario("a node is lost"):
+        a_node_is_lost(lab, cluster)
+        assert other.status()[0]["boot_id"] == apart["boot_id"] and other.counts() == [(0, 1)]
+    with scenario("the way back; nbmin has it start by itself again"):
+        cluster.do("deploy", "--reboot", "--whole-cluster")
+        cluster.wait(3, 3)
+        cluster.prove()
+        assert other.status()[0]["boot_id"] == apart["boot_id"] and other.counts() == [(0, 1)]
+    with scenario("rollback"):
+        cluster.do("rollback", "--reboot", "--whole-cluster")
+        taken_back(lab, cluster, stock)
+        assert lab.ssh(1, "cat /boot/grub/menu.lst") == menu
 
 
 def test_grub2_from_a_stock_kernel_to_one_machine_and_back(user: User) -> None:
-    lab = Lab(user, build_for("x86_64"), "grub2", 3)
+    with scenario("up"):
+        lab = Lab(user, build_for("x86_64"), "grub2", 3)
     stock = lab.stock()
     # With nb_nodes the kernel does not read nbmin: it waits to be started.
     waits = '"noapic nb_nodes=3 nb_nodes_min=9"'
     cluster = Cluster(lab, "three", (1, 2, 3), append=waits)
     kept = lab.ssh(1, "cat /boot/grub/grub.cfg /etc/default/grub")
-    cluster.do("deploy", "--reboot", "--wave", "3")
-    cluster.wait(0, 3)
-    started = cluster.do("start")
-    assert "Kerrighed is running on 3 nodes: 1-3" in started or "start succeeded" in started
-    cluster.wait(3, 3)
-    cluster.prove()
-    refused, said = cluster("rollback", "--reboot")
-    assert refused == 1 and "--whole-cluster" in said
-    cluster.do("rollback", "--reboot", "--whole-cluster")
-    taken_back(lab, cluster, stock)
-    assert lab.ssh(1, "cat /boot/grub/grub.cfg /etc/default/grub") == kept
+    with scenario("deploy --reboot; the cluster waits"):
+        cluster.do("deploy", "--reboot", "--wave", "3")
+        cluster.wait(0, 3)
+    with scenario("krgadm cluster start"):
+        assert re.search(r"ok +krgadm cluster start .*", cluster.do("start"))
+        cluster.wait(3, 3)
+    with scenario("migration, with its I/O going on"):
+        cluster.prove()
+    with scenario("rollback"):
+        refused, said = cluster("rollback", "--reboot")
+        assert refused == 1 and "--whole-cluster" in said
+        cluster.do("rollback", "--reboot", "--whole-cluster")
+        taken_back(lab, cluster, stock)
+        assert lab.ssh(1, "cat /boot/grub/grub.cfg /etc/default/grub") == kept
 
 
 def taken_back(lab: Lab, cluster: Cluster, stock: str) -> None:
