@@ -4,14 +4,15 @@
 usage: power_cut.py PLAN COMMAND...
 
 PLAN is JSON: ``node``, the directory of the node; ``at``, the step, or nothing; ``steps``, the file
-that the steps are written to. A step is what a script on the node is called; and, while one puts
-files in place, how many lines of it have run. The node stands still there until its power is
-cut, so the same step is the same place every time.
+that the steps are written to. A step is a script that is sent to the node; and, while one puts
+files in place, a line of it. The node stands still there until its power is cut, the client's with
+it, so the same step is the same place every time.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import threading
@@ -35,6 +36,8 @@ lab_cut() {
 }
 """
 PATIENCE = 120.0
+# The exit status of a client that went with the node.
+KILLED = 99
 
 
 class Cutter:
@@ -50,6 +53,11 @@ class Cutter:
     def cut(self) -> None:
         """Power off and on; what was not flushed is lost."""
         qemu.command(self._node, ("system_reset", {}))
+
+    def cut_both(self) -> None:
+        """Cut the power of this machine, too: the client ends without a word."""
+        self.cut()
+        os._exit(KILLED)
 
     def run(self, shell: Shell, script: str, **words: Any) -> Output:
         """Stand for Shell.run: every script that a node is sent comes by here."""
@@ -95,8 +103,7 @@ class Cutter:
         while time.monotonic() < deadline:
             try:
                 if agent.run(self._node, "ls /run/lab-stopped", 20).ok:
-                    self.cut()
-                    return
+                    self.cut_both()
             except FailedError:
                 return
             time.sleep(0.05)
