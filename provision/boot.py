@@ -32,6 +32,11 @@ from provision.plan import Plan, changes, made_from
 LOG_LINES = 20
 # Seconds after which a node that does not end its programs is restarted anyway.
 PATIENCE = 120
+# What may be wrong with a node that answers no more, besides what kept the last look.
+_POWER_SWITCH = (
+    "if it hangs, that is not covered by the way back: restart it by its power switch; it then "
+    "boots the entry that was the default before"
+)
 
 
 @dataclass(frozen=True)
@@ -285,9 +290,7 @@ def trial(doors: Doors, what: Trial, node: Node, planned: Switch, date: str, ste
         return Result(
             "down",
             error=f"did not come back within {waited:g} s ({last})",
-            hint=last.hint
-            or "such a hang is not covered by the way back: restart it by its power switch; it "
-            "then boots the entry that was the default before",
+            hint=_POWER_SWITCH + (f" ({last.hint})" if last.hint else ""),
         )
     return judge(doors, what, node, now, date, step)
 
