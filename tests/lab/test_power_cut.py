@@ -74,7 +74,8 @@ class Victim:
         # In one session they would become one cluster.
         self.file.write_text(re.sub("(?m)^session = .*$", f"session = {10 + number}", text))
         self.stock = self.kernel()
-        self.words = ("--nodes", str(self.file), "--artifacts", str(lab.build.directory))
+        build = ("--artifacts", str(lab.build.directory))
+        self.words = ("--no-diff", "--nodes", str(self.file), *build)
         monitor(self.place, f"savevm {SNAPSHOT}")
 
     def kernel(self) -> str:
