@@ -17,6 +17,7 @@ import re
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Cutter:
         self._node = node
         self._at = at
         self._steps = steps
-        self._trips = 0
+        self._trips: Counter[str] = Counter()
         self._found: list[str] = []
 
     def cut(self) -> None:
@@ -61,11 +62,12 @@ class Cutter:
 
     def run(self, shell: Shell, script: str, **words: Any) -> Output:
         """Stand for Shell.run: every script that a node is sent comes by here."""
-        self._trips += 1
-        name = f"{self._trips:02} {words['label'].removeprefix('krg-provision-').lstrip('.')}"
-        moves = name.split()[1].startswith("krg-provision-")
-        if moves:
-            name = f"{self._trips:02} apply"
+        kind = words["label"].removeprefix("krg-provision-")
+        moves = kind.startswith(".krg-provision-")
+        kind = "apply" if moves else kind
+        # How often a node is looked at while it boots differs: each kind has its own count.
+        self._trips[kind] += 1
+        name = f"{kind} {self._trips[kind]}"
         self._note(name)
         if self._at == name:
             self.cut()
