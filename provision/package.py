@@ -28,7 +28,7 @@ from provision.atomic import write_text
 from provision.data import data_dir, render
 from provision.deb import COMPRESSIONS, Stage, compressed, mode_of
 from provision.errors import FailedError, InputError, MissingError
-from provision.package_plan import DEBIAN_ARCH, MAINTAINER, Recipe, Wishes, plan
+from provision.package_plan import DEBIAN_ARCH, MAINTAINER, Recipe, Wishes, libraries, plan
 from provision.paths import packages_dir
 from provision.progress import Phases
 from provision.space import need_space
@@ -342,23 +342,32 @@ def _documentation(stage: Stage, recipe: Recipe, values: Mapping[str, object]) -
 
 
 def _shared_libraries(stage: Stage, where: str) -> str:
-    """Return the dependency of the programs in a tree.
+    """Return the dependencies of the programs in a tree, as dpkg-shlibdeps finds them.
 
-    Of libc6, which is all the kernel's own programs use: the version in which the newest of
-    the symbols they use came, as dpkg-shlibdeps finds it.
+    Of the C library it is the version in which the newest of the symbols they use came.
 
-    :raises InputError: a program uses another library.
+    :raises InputError: a program uses a library that packages.toml does not know.
     """
-    used = stage.libraries()
-    others = sorted(set(used) - {"libc.so.6"})
-    if others:
-        raise InputError(f"{where}: a program uses {others[0]}, and no package is known for that")
-    newest = (0, 0)
-    for version in used.get("libc.so.6", ()):
-        numbers = version.removeprefix("GLIBC_").split(".")
-        if all(n.isdigit() for n in numbers):
-            newest = max(newest, (int(numbers[0]), int(numbers[1])))
-    return f"libc6 (>= {newest[0]}.{newest[1]})" if newest[0] else "libc6"
+    known = libraries()
+    newest: dict[str, tuple[int, ...]] = {}
+    for name, versions in stage.libraries().items():
+        if name not in known:
+            raise InputError(
+                f"{where}: a program uses {name}, and no package is known for that",
+                hint="name it in templates/packages/packages.toml",
+            )
+        package, prefix = known[name]
+        newest.setdefault(package, ())
+        for version in versions if prefix else ():
+            numbers = version.removeprefix(prefix).split(".")
+            if all(n.isdigit() for n in numbers):
+                newest[package] = max(newest[package], tuple(map(int, numbers))[:2])
+    # Programs that use none are as static ones are; the C library is there in any Debian.
+    newest = newest or {"libc6": ()}
+    return ", ".join(
+        f"{package} (>= {'.'.join(map(str, version))})" if version else package
+        for package, version in sorted(newest.items())
+    )
 
 
 def _check_control(text: str, recipe: Recipe) -> None:

@@ -80,7 +80,7 @@ class Recipe:
 
 def plan(build: Artifacts, wishes: Wishes) -> list[Recipe]:
     """Return the packages to make of a build."""
-    raw = tables.read(data_dir("templates") / "packages/packages.toml", {"package"})
+    raw = _data()
     keys = {
         "id", "name", "needs", "lacks", "architecture", "version", "file", "archive", "link", "text"
     }  # fmt: skip
@@ -97,6 +97,22 @@ def plan(build: Artifacts, wishes: Wishes) -> list[Recipe]:
     if not recipes:
         raise InputError(f"{build.directory}: nothing in it belongs into a package")
     return recipes
+
+
+def libraries() -> dict[str, tuple[str, str]]:
+    """Return which package has a shared library, and what its symbol versions begin with.
+
+    By the library's soname; "" where the version of the package does not follow from them.
+    """
+    return {
+        soname: (one.text("package"), one.text("versions", ""))
+        for one in _data().tables("library", {"package", "sonames", "versions"})
+        for soname in one.texts("sonames")
+    }
+
+
+def _data() -> Table:
+    return tables.read(data_dir("templates") / "packages/packages.toml", {"package", "library"})
 
 
 def _recipe(raw: Table, build: Artifacts, wishes: Wishes) -> Recipe:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import headers_package
 import pytest
 from conftest import ROOT
 
@@ -70,15 +72,19 @@ def test_its_configuration_is_the_policys(build: Artifacts) -> None:
     assert text.count("=m\n") < 10
 
 
-def test_its_packages(build: Artifacts, tmp_path: Path) -> None:
-    done = krg("package", "-q", build.directory, "-o", tmp_path / "debs", "--format", "json")
+@pytest.fixture(scope="module")
+def debs(build: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The build's packages, by name."""
+    out = tmp_path_factory.mktemp("packages") / "debs"
+    done = krg("package", "-q", build.directory, "-o", out, "--format", "json")
     assert done.returncode == 0, done.stderr
-    debs = {
-        e["package"]: tmp_path / "debs" / e["file"] for e in json.loads(done.stdout)["packages"]
-    }
+    return {e["package"]: out / e["file"] for e in json.loads(done.stdout)["packages"]}
+
+
+def test_its_packages(build: Artifacts, debs: dict[str, Path], tmp_path: Path) -> None:
     kernel = build.kernel_release
     assert set(debs) == {
-        f"linux-image-{kernel}", f"linux-image-{kernel}-dbg",
+        f"linux-image-{kernel}", f"linux-image-{kernel}-dbg", f"linux-headers-{kernel}",
         f"nodeids-modules-{kernel}", "nodeids-service",
     }  # fmt: skip
     assert debs["nodeids-service"].name.startswith(f"nodeids-service_6.1-1+{build.build_id}_")
@@ -91,3 +97,49 @@ def test_its_packages(build: Artifacts, tmp_path: Path) -> None:
     assert (said.returncode, said.stdout) == (3, "nodeids: not loaded\n")
     unit = (root / "lib/systemd/system/nodeids.service").read_text()
     assert "ExecStart=/etc/init.d/nodeids start" in unit
+    if shutil.which("lintian"):
+        lint = subprocess.run(
+            ["lintian", "--allow-root", "--fail-on", "error,warning", *debs.values()],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert lint.returncode == 0 and lint.stdout == "", lint.stdout + lint.stderr
+
+
+def test_a_module_built_against_the_headers_fits(
+    build: Artifacts, debs: dict[str, Path], tmp_path: Path
+) -> None:
+    """The example as its author would build it, where there is nothing of the tree but headers."""
+    kernel = build.kernel_release
+    sources = {path.name: path.read_text() for path in (ROOT / "examples/nodeids").iterdir()}
+    headers = debs[f"linux-headers-{kernel}"]
+    modules = headers_package.build_module(headers, kernel, tmp_path, sources)
+    assert elf.prove(build.path("vmlinux"), modules, kernel) == 1
+    again = elf.read_module(modules / kernel / "extra/nodeids.ko")
+    first = elf.read_module(build.path(f"lib/modules/{kernel}/extra/nodeids.ko"))
+    assert (again.vermagic, again.versions) == (first.vermagic, first.versions)
+
+
+def test_the_headers_say_nothing_of_the_build_machine(
+    build: Artifacts, debs: dict[str, Path], tmp_path: Path
+) -> None:
+    headers = debs[f"linux-headers-{build.kernel_release}"]
+    place = headers_package.unpacked(headers, build.kernel_release, tmp_path)
+    # Where the tree was, as the log has it; make notes it in many places.
+    where = re.findall(r"^\$ cd (/\S+)/linux &&", build.path("build.log").read_text(), re.M)
+    assert len(set(where)) == 1
+    names = {str(path.relative_to(place)) for path in place.rglob("*")}
+    assert {"Makefile", ".config", "Module.symvers", "scripts/mod/modpost"} <= names
+    assert not [name for name in names if name.endswith((".o", ".cmd", ".gitignore"))]
+    assert not [path for path in place.rglob("*") if not path.exists()], "links that lead nowhere"
+    assert where[0].encode() not in build.path("headers.tar").read_bytes()
+    for name in ("scripts/mod/modpost", "tools/objtool/objtool"):
+        argv = ["readelf", "--wide", "--section-headers", place / name]
+        said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        # An id would be made of debug information, and so of the path of the build.
+        assert ".text" in said and ".note.gnu.build-id" not in said, name
+    # What else they need where they are installed: the config has modules go through objtool.
+    assert "CONFIG_OBJTOOL=y\n" in (place / ".config").read_text()
+    depends = subprocess.run(
+        ["dpkg-deb", "-f", headers, "Depends"], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.fullmatch(r"libc6 \(>= 2\.\d+\), libelf1\n", depends)

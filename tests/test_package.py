@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,34 @@ def test_programs_are_stripped_and_sums_are_right(
     assert ".debug_info" not in run("objdump", "-h", place / "scripts/answer")
     said = run("make", "-s", "--no-print-directory", "-C", place, "modules")
     assert said == "hello from the tools\n"
+
+
+@pytest.mark.parametrize(
+    ("library", "depends"),
+    [("libelf.so.1", r"libc6 \(>= 2\.\d+\), libelf1"), ("libodd.so.1", None)],
+)
+def test_headers_depend_on_what_their_programs_use(
+    build: Artifacts, krg: Command, tmp_path: Path, library: str, depends: str | None
+) -> None:
+    """As objtool does of today's kernels; of an unknown library no package is guessed."""
+    tree, source = tmp_path / "tree", tmp_path / "used.c"
+    tree.mkdir()
+    source.write_text("int used(void) { return 0; }\n")
+    run("gcc", "-shared", f"-Wl,-soname,{library}", "-o", tmp_path / "lib.so", source)
+    source.write_text("int used(void); int main(void) { return used(); }\n")
+    run("gcc", "-o", tree / "objtool", source, tmp_path / "lib.so")
+    run("tar", "-rf", build.path("headers.tar"), "-C", tree, "objtool")
+    changed = {k: v for k, v in build.manifest.items() if k not in ("files", "format")}
+    build.path("manifest.json").unlink()
+    artifacts.write_manifest(build.directory, changed)
+    done = krg("package", build.directory, "-o", tmp_path / "debs", "-q")
+    if depends is None:
+        assert done.returncode == 2 and f"a program uses {library}, and no package" in done.stderr
+        assert not (tmp_path / "debs").exists()
+        return
+    assert done.returncode == 0, done.stderr
+    (headers,) = (tmp_path / "debs").glob("linux-headers*.deb")
+    assert re.fullmatch(depends, run("dpkg-deb", "-f", headers, "Depends").strip())
 
 
 @pytest.mark.parametrize("compression", ["gzip", "xz", "zstd"])
