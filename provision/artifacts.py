@@ -6,7 +6,7 @@ directory gets its final name only after that. Layout::
 
     manifest.json  build.log
     vmlinuz  vmlinux  System.map  config  Module.symvers
-    headers.tar            what modules are built against
+    headers.tar            what modules are built against; headers.tar.list says what is in it
     lib/modules/RELEASE/   as make modules_install and depmod leave it
     tools/                 a prefix: bin/krgadm, bin/migrate, lib/, include/
 """

@@ -27,6 +27,7 @@ from typing import IO, cast, get_args
 
 from provision import (
     __version__,
+    archive_list,
     artifacts,
     configure,
     elf,
@@ -278,6 +279,8 @@ class _Run:
                     with contextlib.suppress(KrgError):
                         self.runner.run(["rm", "-rf", str(self.there)], timeout=120)
             count = self._prove()
+        for archive in sorted(self.partial.glob("*.tar")):
+            archive_list.write(archive)
         shutil.copyfile(self.log_path, self.partial / "build.log")
         artifacts.write_manifest(self.partial, self._manifest(found, outcomes, count))
 

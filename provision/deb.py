@@ -16,10 +16,11 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from provision.archive_list import Member
 from provision.errors import FailedError, InputError
 from provision.runner import LocalRunner
 
@@ -31,11 +32,6 @@ _SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
 _TIME = 600.0
 _ELF = b"\x7fELF"
 _AR = b"!<arch>\n"
-# Fewer files are summed here: starting a program takes longer than that. Python takes four
-# times as long as md5sum for the thousands of headers.
-_SUMS_HERE = 500
-# Files on one command line, far below what the kernel takes.
-_SUMS_AT_ONCE = 4000
 # What strip is told, by the word in packages.toml (policy, section 10.1).
 _STRIP = {
     "all": ("--remove-section=.comment", "--remove-section=.note", "--strip-unneeded"),
@@ -52,8 +48,9 @@ class Stage:
     runner: LocalRunner = field(default_factory=LocalRunner)
     # What is to be stripped, by how: all at once in the end.
     _strip: dict[str, list[Path]] = field(default_factory=dict)
-    # The programs that archives brought.
-    unpacked: list[Path] = field(default_factory=list)
+    # What archives brought, by the name of the directory they are in. Nobody looks at all of it
+    # again.
+    _unpacked: dict[str, Sequence[Member]] = field(default_factory=dict)
 
     def put(
         self, name: str, source: Path, mode: int, *, strip: str = "", compress: bool = False
@@ -82,9 +79,12 @@ class Stage:
         """Make a symbolic link."""
         self._place(name).symlink_to(target)
 
-    def unpack(self, archive: Path, name: str, *, strip: str = "") -> None:
-        """Unpack a tar archive of ours below ``name``."""
-        target = self._place(name.rstrip("/"))
+    def unpack(
+        self, archive: Path, name: str, members: Sequence[Member], *, strip: str = ""
+    ) -> None:
+        """Unpack a tar archive of ours, which holds ``members``, below ``name``."""
+        name = name.rstrip("/")
+        target = self._place(name)
         target.mkdir()
         # tarfile takes ten times as long for the thousands of headers.
         self.runner.run(
@@ -92,9 +92,10 @@ class Stage:
              "--touch"],
             cwd=target, timeout=_TIME,
         )  # fmt: skip
-        self.unpacked += _programs(target)
-        if strip:
-            self._strip.setdefault(strip, []).extend(self.unpacked)
+        self._unpacked[name] = members
+        programs = [target / one.name for one in members if one.is_program]
+        if strip and programs:
+            self._strip.setdefault(strip, []).extend(programs)
 
     def libraries(self) -> dict[str, set[str]]:
         """Return the libraries that the unpacked programs need, with the versions of symbols.
@@ -102,9 +103,15 @@ class Stage:
         As dpkg-shlibdeps has them, by objdump.
         """
         found: dict[str, set[str]] = {}
-        if not self.unpacked:
+        programs = [
+            str(self.root / name / one.name)
+            for name, members in self._unpacked.items()
+            for one in members
+            if one.is_program
+        ]
+        if not programs:
             return found
-        argv = ["objdump", "-w", "-p", *map(str, self.unpacked)]
+        argv = ["objdump", "-w", "-p", *programs]
         said = self.runner.run(argv, env={"LC_ALL": "C"}, timeout=_TIME).output
         library = ""
         for line in said.splitlines():
@@ -140,25 +147,27 @@ class Stage:
         The size is as policy 5.6.20 wants it, each file rounded up and each folder 1; the sums
         are what debsums and dpkg --verify read.
         """
-        size, names = 1, []
-        for name, entry in _walk(str(self.root)):
+        size, sums = 1, {}
+        for name, entry in _walk(str(self.root), leave=self._unpacked):
             if name == "DEBIAN" or name.startswith("DEBIAN/"):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 size += 1
                 continue
             status = entry.stat(follow_symlinks=False)
-            size += -(-status.st_size // 1024)
+            size += _blocks(status.st_size)
             if stat.S_ISREG(status.st_mode):
-                names.append(name)
-        names.sort()
-        if len(names) < _SUMS_HERE:
-            return size, "".join(f"{_md5(self.root / name)}  {name}\n" for name in names)
-        texts = []
-        for start in range(0, len(names), _SUMS_AT_ONCE):
-            argv = ["md5sum", "--", *names[start : start + _SUMS_AT_ONCE]]
-            texts.append(self.runner.run(argv, cwd=self.root, timeout=_TIME).output)
-        return size, "".join(texts)
+                sums[name] = _md5(self.root / name)
+        for top, members in self._unpacked.items():
+            size += len(_directories(members))
+            for one in members:
+                name = f"{top}/{one.name}"
+                # It may have been stripped.
+                path = self.root / name if one.is_program else None
+                size += _blocks(path.stat().st_size if path else one.size)
+                if path or one.md5 != "-":
+                    sums[name] = _md5(path) if path else one.md5
+        return size, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
 
     def finish(self) -> None:
         """Give everything its final mode and time, whatever the umask and the clock were."""
@@ -169,11 +178,14 @@ class Stage:
         # What is newer, as all of this is, gets SOURCE_DATE_EPOCH from dpkg-deb (1.18.8 on).
         late = self.when > time.time() - 10
         times = (self.when, self.when)
-        for _, entry in _walk(str(self.root)):
+        for _, entry in _walk(str(self.root), leave=() if late else self._unpacked):
             if entry.is_dir(follow_symlinks=False):
                 os.chmod(entry.path, 0o755)  # noqa: PTH101, S103
             if late:
                 os.utime(entry.path, times, follow_symlinks=False)
+        for name, members in self._unpacked.items():
+            for directory in _directories(members):
+                (self.root / name / directory).chmod(0o755)
         if late:
             os.utime(self.root, times)
 
@@ -201,30 +213,35 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _programs(top: Path) -> list[Path]:
-    """Return the ELF files below ``top`` that can be run, sorted."""
-    found = []
-    for _, entry in _walk(str(top)):
-        # Thousands of headers lie beside them: what cannot be run is not opened.
-        if entry.is_file(follow_symlinks=False):
-            if not entry.stat(follow_symlinks=False).st_mode & stat.S_IXUSR:
-                continue
-            with open(entry.path, "rb") as stream:  # noqa: PTH123
-                if stream.read(4) == _ELF:
-                    found.append(Path(entry.path))
-    return sorted(found)
+def _blocks(size: int) -> int:
+    return -(-size // 1024)
 
 
-def _walk(top: str, under: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _directories(members: Sequence[Member]) -> set[str]:
+    """Return the directories that the members are in."""
+    found: set[str] = set()
+    for directory in {one.name.rpartition("/")[0] for one in members}:
+        part = directory
+        while part and part not in found:
+            found.add(part)
+            part = part.rpartition("/")[0]
+    return found
+
+
+def _walk(
+    top: str, under: str = "", *, leave: Container[str] = ()
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield what is below ``top``, directories after what is in them, with its name from there.
 
-    os.walk takes three times as long, which thousands of headers make felt.
+    os.walk takes three times as long.
+
+    :param leave: names of directories not to be looked into.
     """
     with os.scandir(top) as entries:
         for entry in entries:
             name = under + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, name + "/")
+            if entry.is_dir(follow_symlinks=False) and name not in leave:
+                yield from _walk(entry.path, name + "/", leave=leave)
             yield name, entry
 
 

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from provision import __version__
+from provision import __version__, archive_list
 from provision import module as modules
 from provision.artifacts import Artifacts, describe_or_none, digest
 from provision.atomic import write_text
@@ -212,8 +212,10 @@ def _all(
     sizes = {r.id: sum(build.files[name].size for name in r.sources) for r in recipes}
     order = sorted(recipes, key=lambda r: (not r.archives, -sizes[r.id]))
     workers = os.cpu_count() or 1
+    names = {name for recipe in recipes for name in recipe.sources}
+    names |= {f"{name}.list" for name in names} & build.files.keys()
     with ThreadPoolExecutor(workers + 1) as pool:
-        check = pool.submit(_unchanged, build, {name for r in recipes for name in r.sources})
+        check = pool.submit(_unchanged, build, names)
         futures = {pool.submit(_one, build, r, wishes, scratch / r.id, place): r.id for r in order}
         try:
             made = {}
@@ -263,7 +265,9 @@ def _one(
         else:
             stage.put(move.target, source, mode, strip=move.strip, compress=move.compress)
     for source_name, target, strip in recipe.archives:
-        stage.unpack(build.path(source_name), target, strip=strip)
+        source = build.path(source_name)
+        held = archive_list.members(source, build.files[source_name].sha256)
+        stage.unpack(source, target, held, strip=strip)
     for path, target in recipe.links:
         stage.link(path, target)
     for template, target, mode in recipe.texts:
