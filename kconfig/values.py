@@ -459,8 +459,9 @@ class _EarlyChoice(kconfiglib.Choice):  # type: ignore[misc]
 
     def _selection_from_defaults(self) -> Any:
         for symbol, condition in self.defaults:
-            # A text in quotes is no symbol that could be chosen: the program finds it invisible.
-            if truth(condition) and not symbol.is_constant and symbol.look():
+            # What is defined nowhere, be it a name or a text in quotes, is invisible
+            # (sym_calc_visibility, scripts/kconfig/symbol.c of Linux 2.6.20).
+            if truth(condition) and symbol.nodes and symbol.look():
                 return symbol
         return next((symbol for symbol in self.syms if symbol.look()), None)
 

@@ -178,3 +178,12 @@ def test_odd_and_read(tmp_path: Path, version: tuple[int, int, int], text: str) 
     with an_end():
         kconf = tree.load(where, "x86_64", shell=False)
         assert targets.allconfig(kconf, "y").count("CONFIG_A") == ("A" in text)
+
+
+@pytest.mark.parametrize("default", ["NOWHERE", "n", "B"])
+def test_a_choice_takes_only_what_is_defined(tmp_path: Path, default: str) -> None:
+    members = 'config A\n\tbool "a"\nconfig B\n\tbool "b"\nendchoice\n'
+    text = f'choice\n\tbool "c"\n\tdefault {default}\n{members}'
+    kconf = tree.load(small_trees.make(tmp_path / "tree", text, (2, 6, 20)), "x86_64", shell=False)
+    taken = [name for name in "AB" if kconf.syms[name].str_value == "y"]
+    assert taken == (["B"] if default == "B" else ["A"])
