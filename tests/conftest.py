@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,11 @@ else:
     # How long an example takes is the machine's business.
     settings.register_profile("krg", deadline=None)
     settings.load_profile("krg")
+
+# A shell that is no terminal's starts what it does not wait for deaf to Ctrl-C, and so would be all
+# that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., subprocess.CompletedProcess[str]]
