@@ -36,5 +36,6 @@ def say(text: str) -> None:
     if sys.stderr.isatty():
         err().print(text, markup=False)
     else:
-        # Importing rich takes longer than asking a node.
-        print(text, file=sys.stderr, flush=True)
+        # Importing rich takes longer than asking a node. In one piece, for there are many threads.
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()

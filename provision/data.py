@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _HERE = Path(__file__).resolve().parent
+# Threads that want the same template at once would compile it once each; as it is they wait for
+# each other anyway, for the interpreter's lock.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def data_dir(name: str) -> Path:
@@ -24,7 +28,7 @@ def data_dir(name: str) -> Path:
 
 @functools.cache
 def _environment() -> Environment:
-    """Return what renders templates; one for all threads, so that each is compiled once."""
+    """Return what renders templates; one for all threads."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -33,6 +37,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
         autoescape=False,  # noqa: S701 - configuration files and shell, never HTML
     )
 
@@ -58,9 +63,11 @@ def _html_environment() -> Environment:
 
 def render_html(template: str, **values: object) -> str:
     """Return the page templates/``template``; no value in it can become markup."""
-    return _html_environment().get_template(template).render(**values)
+    with _ONE_AT_A_TIME:
+        return _html_environment().get_template(template).render(**values)
 
 
 def render(template: str, **values: object) -> str:
     """Return the text of templates/``template`` with ``values``; an undefined name is an error."""
-    return _environment().get_template(template).render(**values)
+    with _ONE_AT_A_TIME:
+        return _environment().get_template(template).render(**values)

@@ -67,6 +67,9 @@ def _ask(session: Session, *, me: str, give: bool = False, instead: str = "") ->
     script = render(
         "lock.sh.j2", me=shlex.quote(me), give=give, instead=shlex.quote(instead) if instead else ""
     )
+    # What is one line needs no program to read it.
+    lines = (line.strip() for line in script.splitlines())
+    script = " ".join(line for line in lines if line and not line.startswith("#"))
     output = session.run(script, label="krg-provision-lock", idle=30.0)
     return output.out.decode("utf-8", "replace").strip()
 
@@ -115,19 +118,22 @@ def held(
         # What is under way ends first: an upload must not go on behind a lock that is given back.
         among.close()
         with fleet(taken, 16) as others_done:
-            _give_back(taken, others_done, me)
+            _give_back(taken, others_done, me, say)
         raise
     except BaseException:
-        _give_back(taken, among, me)
+        _give_back(taken, among, me, say)
         raise
     else:
-        _give_back(taken, among, me)
+        _give_back(taken, among, me, say)
 
 
-def _give_back(nodes: Sequence[Node], among: Fleet, me: str) -> None:
+def _give_back(nodes: Sequence[Node], among: Fleet, me: str, say: Callable[[str], None]) -> None:
     def given(session: Session) -> bool:
         with suppress(FailedError):
-            return _ask(session, me=me, give=True) == "given"
+            answer = _ask(session, me=me, give=True)
+            if answer == "stays":
+                say(f"{session.node.name}: the lock could not be removed; the next: --break-lock")
+            return answer in ("given", "stays")
         return False
 
     def give(node: Node) -> None:

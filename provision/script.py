@@ -8,9 +8,10 @@ from __future__ import annotations
 # given less than it asks for, so it is asked again; the full stop keeps the line ends that $()
 # would cut off. In the C locale a character is a byte to every shell.
 _TAKE = (
-    'eval "$(LC_ALL=C; t=; while [ ${#t} -lt SIZE ]; do '
+    "o=${LC_ALL-}; LC_ALL=C; t=; while [ ${#t} -lt SIZE ]; do "
     "p=$(dd bs=$((SIZE-${#t})) count=1 2>/dev/null; echo .); "
-    'if [ "$p" = . ]; then t="exit 74"; break; fi; t=$t${p%.}; done; printf %s "$t")"'
+    'if [ "$p" = . ]; then t="exit 74"; break; fi; t=$t${p%.}; done; '
+    'if [ -n "$o" ]; then LC_ALL=$o; else unset LC_ALL; fi; eval "$t"'
 )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import re
 import secrets
 import select
 import shlex
@@ -28,6 +29,8 @@ from provision.ssh_way import DroppedError, connection_to, hops, open_hop, verif
 if TYPE_CHECKING:
     from fabric import Connection
 
+# No shell, csh and fish included, takes such a line in quotes for anything else.
+_SHORT = 2000
 # An old machine takes its time to hash a kernel, but never this long without a word.
 IDLE_SECONDS = 180.0
 
@@ -145,8 +148,8 @@ class Shell:
     ) -> Output:
         """Run a POSIX sh script on the node, ``send`` writing its standard input.
 
-        The script travels on standard input too: a command line has limits, and
-        the login shell may be any.
+        The script travels on standard input too, unless it is one short line: a command
+        line has limits, and the login shell may be any.
 
         :param label: what the process is called there.
         :param idle: how long the node may be silent.
@@ -157,6 +160,8 @@ class Shell:
         assert self._connection is not None
         raw = script.encode()
         inner = take(len(raw))
+        if len(raw) < _SHORT and not re.search(r"[\\!\n]", script):
+            raw, inner = b"", script
         asks = self._connection.user != "root" and self.node.sudo == "ask"
         mark = secrets.token_hex(16)
         if asks:
@@ -172,12 +177,14 @@ class Shell:
         try:
             channel = self._connection.transport.open_session(timeout=30)
             channel.settimeout(idle)
-            channel.exec_command(command)
+            # The login shell, whichever it is, need not stay.
+            channel.exec_command(f"exec {command}")
             try:
                 if asks:
                     refused = self._become_root(channel, mark, idle)
                     if refused is not None:
                         return refused
+                _hold_back(channel)
                 with contextlib.suppress(ConnectionError, BrokenPipeError):
                     _feed(channel, raw, send, deadline)
                 while data := channel.recv(1 << 16):
@@ -239,6 +246,25 @@ def _readable(channel: Any, seconds: float) -> bool:
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     return bool(poll.poll(seconds * 1000))
+
+
+# How much is sent that the node has not taken yet.
+_AHEAD = 1 << 19
+
+
+def _hold_back(channel: Any) -> None:
+    """Leave most of the window of an OpenSSH server unused.
+
+    It gives 2 MiB (CHAN_SES_WINDOW_DEFAULT in its channels.h) and keeps them in a buffer that is
+    copied as a whole for every packet by which it grows (sshbuf.c); on a busy machine that costs
+    more than all the rest of receiving. It gives more whenever three packets were taken
+    (channel_check_window in channels.c, since it gives that much); other servers may wait for half
+    of what they gave, and so are left alone.
+    """
+    version = getattr(channel.get_transport(), "remote_version", "")
+    if version.startswith("SSH-2.0-OpenSSH"):
+        with channel.lock:
+            channel.out_window_size = min(channel.out_window_size, _AHEAD)
 
 
 class _Pipe(io.RawIOBase):

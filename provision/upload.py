@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO
 
 from provision import deadman
@@ -52,6 +53,62 @@ class _Packer:
 
 
 _PACKER = _Packer()
+
+# The bits of a byte, the other way round.
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_PIECE = 1 << 20
+
+
+def crc(content: bytes) -> int:
+    """Return what cksum (POSIX.1-2017, "cksum") says of ``content``.
+
+    Its polynomial is zlib's; it takes the bits of a byte from the other end, begins with 0, and
+    takes the length as more bytes, the least first.
+    """
+    size = len(content)
+    length = size.to_bytes((size.bit_length() + 7) // 8, "little")
+    found = 0xFFFFFFFF
+    for start in range(0, size, _PIECE):
+        found = zlib.crc32(content[start : start + _PIECE].translate(_MIRRORED), found)
+    return int(f"{zlib.crc32(length.translate(_MIRRORED), found):032b}"[::-1], 2)
+
+
+class _Sums:
+    """The CRCs of files, each found once for all nodes; safe to be used by many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str, int] = {}
+
+    def crc(self, wanted: Wanted) -> int:
+        """Return the CRC of what is wanted.
+
+        :raises FailedError: a file of the build is no longer what the plan was made from.
+        """
+        if wanted.source is None:
+            return crc(wanted.content or b"")
+        with self._lock:
+            # Others wait meanwhile: they want the same file.
+            found = self._found.get(wanted.sha256)
+            if found is None:
+                content = _content(wanted.source)
+                if hashlib.sha256(content).hexdigest() != wanted.sha256:
+                    raise FailedError(
+                        f"{wanted.source}: changed since the plan was made",
+                        hint="run the command again to see the new plan",
+                    )
+                found = self._found[wanted.sha256] = crc(content)
+        return found
+
+
+_SUMS = _Sums()
+
+
+def _content(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise FailedError(f"{source}: {error.strerror}") from error
 
 
 class _Gzip:
@@ -103,18 +160,19 @@ class _Worth:
     """How well files compress, guessed once for all nodes from a part of each."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._found: dict[str, float] = {}
 
     def ratio(self, wanted: Wanted) -> float:
         """Return packed size by size; 0 where that cannot be known."""
-        found = self._found.get(wanted.sha256)
-        if found is None:
-            try:
-                found = _sampled(wanted)
-            except OSError:
-                # Whoever reads the whole file says it.
-                return 0.0
-            self._found[wanted.sha256] = found
+        with self._lock:
+            found = self._found.get(wanted.sha256)
+            if found is None:
+                try:
+                    found = self._found[wanted.sha256] = _sampled(wanted)
+                except OSError:
+                    # Whoever reads the whole file says it.
+                    return 0.0
         return found
 
 
@@ -182,9 +240,10 @@ def _is_early(change: Change, plan: Plan) -> bool:
 
 def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
     """Return the lines of the lists that the script reads; no word in them holds a blank."""
-    sums, copies = [], []
     # Of an archive cut off between two members tar says nothing; and of links there are no sums.
-    sums.append(f"{hashlib.sha256().hexdigest()}  /etc/{stage}/{_LAST}")
+    last = f"/etc/{stage}/{_LAST}"
+    sums, copies = [f"{hashlib.sha256().hexdigest()}  {last}"], []
+    sent, crcs = [last], [f"{crc(b'')} 0 {last}"]
     early: list[str] = []
     late: list[str] = []
     directories: set[str] = set()
@@ -195,6 +254,9 @@ def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
             copies.append(f"{wanted.copy} {place}")
         if kind == "file":
             sums.append(f"{digest}  {place}")
+            if wanted.sent:
+                sent.append(place)
+                crcs.append(f"{_SUMS.crc(wanted)} {wanted.size} {place}")
         keep = "yes" if change.backed_up else "no"
         check = "no" if change.theirs else "yes"
         line = f"{place} {change.place} {token_of(change.before)} {wanted.token} {keep} {check}"
@@ -204,6 +266,8 @@ def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
             directories |= {"/".join(parts[:count]) for count in range(2, len(parts))}
     return {
         "sums": sums,
+        "sent": sent,
+        "crcs": crcs,
         "copies": copies,
         "moves": early + late,
         "early": early,
@@ -243,10 +307,7 @@ def _add_change(out: _Out, change: Change, name: str) -> None:
     content = wanted.content
     if content is None:
         assert wanted.source is not None
-        try:
-            content = wanted.source.read_bytes()
-        except OSError as error:
-            raise FailedError(f"{wanted.source}: {error.strerror}") from error
+        content = _content(wanted.source)
     member.size = len(content)
     _header(out, member)
     if wanted.source is not None:

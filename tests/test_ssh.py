@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import paramiko
@@ -23,7 +24,7 @@ import sshd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision import ssh_way
+from provision import ssh, ssh_way
 from provision.cluster import Login, Node
 from provision.errors import FailedError, InputError
 from provision.fleet import fleet
@@ -491,6 +492,40 @@ def test_a_script_that_is_cut_short_does_nothing(tmp_path: Path, shell: list[str
     assert {path.name for path in tmp_path.iterdir()} == {"first", "da", "d"}
     # Not one byte more is read: that is the data.
     assert done.stdout == b"more"
+
+
+def test_little_is_sent_ahead_of_a_slow_reader(server: sshd.Host) -> None:
+    """OpenSSH says when it has room again also where most of what it offers is left unused."""
+    size = 6 << 20
+    most: list[int] = []
+
+    def send(pipe: IO[bytes]) -> None:
+        (channel,) = transport._channels.values()
+        for _ in range(size >> 16):
+            most.append(channel.out_window_size)
+            pipe.write(bytes(1 << 16))
+
+    with Shell(node(server)) as shell:
+        transport = shell.connection().transport
+        # As slow as a disk that is busy.
+        script = "for n in 1 2 3 4 5 6 7 8; do dd bs=1 count=100; done >/dev/null 2>&1; wc -c"
+        done = shell.run(script, label="test", send=send)
+    assert done.out.split() == [str(size - 800).encode()] and done.status == 0
+    assert max(most) <= ssh._AHEAD
+
+
+def test_other_servers_windows_are_taken_as_they_are() -> None:
+    transport = SimpleNamespace(remote_version="SSH-2.0-dropbear_2022.83")
+    channel = SimpleNamespace(
+        get_transport=lambda: transport, out_window_size=1 << 24, lock=threading.Lock()
+    )
+    ssh._hold_back(channel)
+    assert channel.out_window_size == 1 << 24
+    transport.remote_version = "SSH-2.0-OpenSSH_4.3"
+    for offered, taken in ((1 << 17, 1 << 17), (1 << 24, ssh._AHEAD)):
+        channel.out_window_size = offered
+        ssh._hold_back(channel)
+        assert channel.out_window_size == taken
 
 
 def test_the_cheapest_cipher_that_both_sides_have(

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from provision import upload
+from provision.errors import FailedError
 from provision.plan import Change, Plan, Wanted, text_wanted
 from provision.upload import write_tar
 
@@ -97,6 +98,32 @@ def test_real_programs_read_it(tmp_path: Path, tools: tuple[str, str]) -> None:
             path = out / place.lstrip("/")
             arrived = str(path.readlink()) if isinstance(content, str) else path.read_bytes()
             assert arrived == content
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(contents=CONTENTS, size=st.integers(0, 3 << 20))
+def test_sums_are_those_of_cksum(tmp_path: Path, contents: list[bytes], size: int) -> None:
+    contents = [*contents, random.Random(size).randbytes(size)]
+    paths = [tmp_path / f"summed{number}" for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    said = subprocess.check_output(["cksum", *paths], text=True)
+    lines = [f"{upload.crc(c)} {len(c)} {p}" for p, c in zip(paths, contents, strict=True)]
+    assert said.splitlines() == lines
+
+
+def test_a_build_that_changed_since_the_plan_is_not_sent(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [b"one", b"two"])
+    (tmp_path / "source1").write_bytes(b"2wo")
+    pipe = io.BytesIO()
+    with pytest.raises(FailedError, match="source1: changed since the plan was made"):
+        write_tar(pipe, plan, STAGE, lambda _: None, packed=False)
+    assert not pipe.getvalue()
+    (tmp_path / "source1").unlink()
+    with pytest.raises(FailedError, match="source1: No such file"):
+        write_tar(pipe, plan, STAGE, lambda _: None, packed=False)
 
 
 def test_what_is_small_already_is_not_compressed(tmp_path: Path) -> None:

@@ -312,6 +312,18 @@ def test_somebody_else_at_work_on_the_cluster(hosts: Hosts, build: Path) -> None
     assert [path.is_symlink() for path in locks] == [False, False, False]
 
 
+def test_a_lock_that_cannot_be_removed_is_said(host: Hosts, build: Path) -> None:
+    node = host.hosts[0]
+    rm = node.path("/usr/local/sbin/rm")
+    rm.parent.mkdir(parents=True, exist_ok=True)
+    rm.write_text('#!/bin/sh\ncase "$*" in *-provision/lock) exit 1 ;; esac\nexec /bin/rm "$@"\n')
+    rm.chmod(0o755)
+    code, out, err = deploy(host, build)
+    assert code == 0, out + err
+    assert "krg1: the lock could not be removed" in err and "--break-lock" in err
+    assert node.path("/var/lib/krg-provision/lock").is_symlink()
+
+
 def on_move(node: Host, script: str) -> None:
     """Make the host's mv run ``script`` first."""
     mv = node.path("/usr/local/sbin/mv")
@@ -322,7 +334,7 @@ def on_move(node: Host, script: str) -> None:
 
 def test_menu_changed_while_files_are_moved_is_left_alone(host: Hosts, build: Path) -> None:
     node = host.hosts[0]
-    on_move(node, f'case "$*" in *" {KERNEL}") echo "# meanwhile" >>{MENU} ;; esac')
+    on_move(node, f'case "$*" in *"/vmlinuz-{RELEASE} /boot/") echo "# meanwhile" >>{MENU} ;; esac')
     code, out, err = deploy(host, build)
     assert code == 1, out + err
     assert "some files are in place" in out

@@ -9,6 +9,7 @@ slow each of them; docs/reliability.md has the numbers and the command that give
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from provision.cluster import Cluster, Node
 from provision.deploy import Target, make_plan
 from provision.facts import Facts
 from provision.journal import rollback
-from provision.plan import Plan
+from provision.plan import Change, Plan, Wanted
 
 from .faults import Node_, Tree, digest, without_notes
 from .hosts import CONFIG, MENU_LST, RELEASE
@@ -287,6 +288,69 @@ def test_some_steps(node: Node_, tmp_path: Path, kind: str, note: Points) -> Non
     # Two members, and nothing else is missing: the end of all, and the file that says so.
     made.try_at(made.node.data_size - 3 * 512, "short:plain")
     note(made, kind, "short", 3)
+
+
+def tamper(node: Node_, line: str) -> None:
+    """Let the node's tar do ``line`` after its work."""
+    place = node.root / "usr/local/sbin"
+    place.mkdir(exist_ok=True)
+    (place / "tar").write_text(f'#!/bin/sh\n/usr/bin/tar "$@" || exit\n{line}\n')
+    (place / "tar").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "for f in /boot/.krg-*/vmlinuz*; do printf x | dd of=$f conv=notrunc bs=1 seek=7; done",
+        "for f in /boot/.krg-*/vmlinuz*; do printf x >>$f; done",
+        "rm -f /lib/modules/.krg-*/*/extra/kerrighed.ko",
+    ],
+    ids=["another byte", "one more", "one file less"],
+)
+@pytest.mark.parametrize("tool", ["cksum", "sha256sum"])
+def test_what_is_written_wrong_is_found(node: Node_, tmp_path: Path, line: str, tool: str) -> None:
+    made = scene(node, tmp_path, "first")
+    tamper(node, line)
+    if tool == "sha256sum":
+        # Not every node has cksum.
+        (node.root / "usr/local/sbin/cksum").write_text("#!/bin/sh\nexit 127\n")
+        (node.root / "usr/local/sbin/cksum").chmod(0o755)
+    before = node.tree()
+    done = node.apply_until(made.plan, made.release, 0, "")
+    assert done.said.startswith("failed what arrived is not what was sent: /"), done
+    assert "vmlinuz" in done.said or "kerrighed.ko" in done.said
+    # Nothing is left of it but an empty place for journals.
+    after = node.tree()
+    assert {n: v for n, v in after.items() if "lib/krg-provision" not in n} == before
+    assert not staged(after)
+
+
+def test_more_files_and_directories_than_a_program_is_given(node: Node_, tmp_path: Path) -> None:
+    """Of 250 in one directory, and of as many directories, each is made and taken back."""
+    furnish(node.root)
+    wanted = [
+        Wanted(f"/usr/local/{name}", hashlib.sha256(text).hexdigest(), len(text), 0o644,
+               source=tmp_path / text.decode())
+        for number in range(250)
+        for name, text in (
+            (f"lib/many/{number}", f"many{number}".encode()),
+            (f"lib/deep/{number}/file", f"deep{number}".encode()),
+        )
+    ]  # fmt: skip
+    for one in wanted:
+        assert one.source is not None
+        one.source.write_text(one.source.name)
+    before = without_notes(node.tree())
+    plan = Plan("krg1", tuple(Change(one, None) for one in wanted))
+    node.apply(plan, "", DATE)
+    tree = node.tree()
+    for one in wanted:
+        assert one.source is not None
+        assert tree[one.path[1:]][3] == one.source.name.encode()
+    assert not staged(tree)
+    back = rollback(Node("krg1", 1, "10.0.0.1"), node.facts([], journals=True))
+    node.apply(back, "", DATE)
+    assert without_notes(node.tree()) == before
 
 
 @pytest.mark.slow

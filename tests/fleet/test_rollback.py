@@ -225,7 +225,7 @@ def test_no_kernel_that_runs_is_removed(host: Hosts, build: Path) -> None:
 def test_interrupted_deploy_is_found_finished_and_taken_back(host: Hosts, build: Path) -> None:
     node = host.hosts[0]
     before = tree(node)
-    on_move(node, f'case "$*" in *" {KERNEL}") kill -9 $PPID ;; esac')
+    on_move(node, f'case "$*" in *"/vmlinuz-{RELEASE} /boot/") kill -9 $PPID ;; esac')
     assert deploy(host, build)[0] == 1
     assert runs(node) == ["begun"]
     node.path("/usr/local/sbin/mv").unlink()
