@@ -184,8 +184,9 @@ class Stage:
             if late:
                 os.utime(entry.path, times, follow_symlinks=False)
         for name, members in self._unpacked.items():
+            top = self.root / name
             for directory in _directories(members):
-                (self.root / name / directory).chmod(0o755)
+                os.chmod(f"{top}/{directory}", 0o755)  # noqa: PTH101, S103
         if late:
             os.utime(self.root, times)
 

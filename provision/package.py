@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -214,19 +215,27 @@ def _all(
     workers = os.cpu_count() or 1
     names = {name for recipe in recipes for name in recipe.sources}
     names |= {f"{name}.list" for name in names} & build.files.keys()
-    with ThreadPoolExecutor(workers + 1) as pool:
-        check = pool.submit(_unchanged, build, names)
-        futures = {pool.submit(_one, build, r, wishes, scratch / r.id, place): r.id for r in order}
+    with ThreadPoolExecutor(workers) as stagers, ThreadPoolExecutor(workers) as packers:
         try:
+            staged = {stagers.submit(_staged, build, r, wishes, scratch / r.id): r for r in order}
+            check = stagers.submit(_unchanged, build, names)
+            # The largest decide how long it takes: they neither wait for the others, whichever is
+            # staged first, nor share their processors with them.
+            largest = list(staged)[:workers]
+            packed = {}
+            for tree in chain(as_completed(largest), list(staged)[workers:]):
+                recipe = staged[tree]
+                file = place / recipe.file
+                packed[packers.submit(_packed, tree.result(), wishes, file, recipe)] = recipe.id
             made = {}
-            for count, future in enumerate(as_completed(futures), 1):
-                made[futures[future]] = future.result()
+            for count, future in enumerate(as_completed(packed), 1):
+                made[packed[future]] = future.result()
                 phases.update("packages", count, len(recipes))
             check.result()
             return [made[recipe.id] for recipe in recipes]
         except BaseException:
-            for future in futures:
-                future.cancel()
+            for pool in (stagers, packers):
+                pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
@@ -244,9 +253,8 @@ def _unchanged(build: Artifacts, names: Iterable[str]) -> None:
         )
 
 
-def _one(
-    build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path, place: Path
-) -> dict[str, object]:
+def _staged(build: Artifacts, recipe: Recipe, wishes: Wishes, root: Path) -> Stage:
+    """Make the tree of one package, all of it but what packing itself does."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     when = int(epoch) if epoch.isascii() and epoch.isdigit() else int(build.manifest["epoch"])
     stage = Stage(root, when)
@@ -285,11 +293,15 @@ def _one(
             if control == "control":
                 _check_control(text, recipe)
     stage.write("DEBIAN/md5sums", sums)
-    target_file = place / recipe.file
-    stage.build(target_file, wishes.compression)
-    target_file.chmod(0o644)
+    return stage
+
+
+def _packed(stage: Stage, wishes: Wishes, file: Path, recipe: Recipe) -> dict[str, object]:
+    """Write a package, and return its line in packages.json."""
+    stage.build(file, wishes.compression)
+    file.chmod(0o644)
     stage.discard()
-    return _entry(target_file, recipe)
+    return _entry(file, recipe)
 
 
 def _values(build: Artifacts, recipe: Recipe, wishes: Wishes, when: int) -> dict[str, object]:
