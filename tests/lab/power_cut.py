@@ -114,7 +114,7 @@ class Cutter:
 # Whole commands on lines of their own, between which a node can be stopped.
 _LINES = re.compile(
     r"^( *)(?:flush|check_reads|moving=yes|put_in_place \"|echo finished|said=\$\(update-rc"
-    r"|mv -f \"\$|mv \"\$journal\" )(?!\(\)).*$",
+    r"|mv -f \"?\$|mv \"\$journal\" )(?!\(\)).*$",
     re.MULTILINE,
 )
 _run = Shell.run
