@@ -14,7 +14,8 @@ import pytest
 from provision import module
 
 from .hosts import MENU_LST, RELEASE, Host, Hosts, make_build
-from .test_deploy import KERNEL, MENU, deploy, on_move
+from .test_deploy import KERNEL, MENU, deploy
+from .test_interrupted import on_move
 
 pytestmark = pytest.mark.fleet
 
