@@ -298,6 +298,10 @@ def tamper(node: Node_, line: str) -> None:
     (place / "tar").chmod(0o755)
 
 
+# busybox's shell takes its own tar before any other.
+@pytest.mark.parametrize(
+    "node", ["dash", pytest.param("bash", marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize(
     "line",
     [
