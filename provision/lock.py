@@ -67,9 +67,10 @@ def _ask(session: Session, *, me: str, give: bool = False, instead: str = "") ->
     script = render(
         "lock.sh.j2", me=shlex.quote(me), give=give, instead=shlex.quote(instead) if instead else ""
     )
-    # What is one line needs no program to read it.
-    lines = (line.strip() for line in script.splitlines())
-    script = " ".join(line for line in lines if line and not line.startswith("#"))
+    if "\n" not in instead:
+        # What is one line needs no program to read it.
+        lines = (line.strip() for line in script.splitlines())
+        script = " ".join(line for line in lines if line and not line.startswith("#"))
     output = session.run(script, label="krg-provision-lock", idle=30.0)
     return output.out.decode("utf-8", "replace").strip()
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 # given less than it asks for, so it is asked again; the full stop keeps the line ends that $()
 # would cut off. In the C locale a character is a byte to every shell.
 _TAKE = (
-    "o=${LC_ALL-}; LC_ALL=C; t=; while [ ${#t} -lt SIZE ]; do "
-    "p=$(dd bs=$((SIZE-${#t})) count=1 2>/dev/null; echo .); "
-    'if [ "$p" = . ]; then t="exit 74"; break; fi; t=$t${p%.}; done; '
-    'if [ -n "$o" ]; then LC_ALL=$o; else unset LC_ALL; fi; eval "$t"'
+    "krg_l=${LC_ALL-}; LC_ALL=C; krg_t=; while [ ${#krg_t} -lt SIZE ]; do "
+    "krg_p=$(dd bs=$((SIZE-${#krg_t})) count=1 2>/dev/null; echo .); "
+    'if [ "$krg_p" = . ]; then krg_t="exit 74"; break; fi; krg_t=$krg_t${krg_p%.}; done; '
+    'if [ -n "$krg_l" ]; then LC_ALL=$krg_l; else unset LC_ALL; fi; '
+    'eval "unset krg_l krg_p krg_t; $krg_t"'
 )
 
 

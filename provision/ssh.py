@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import random
 import re
 import secrets
 import select
 import shlex
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,8 +32,10 @@ from provision.ssh_way import DroppedError, connection_to, hops, open_hop, verif
 if TYPE_CHECKING:
     from fabric import Connection
 
-# No shell, csh and fish included, takes such a line in quotes for anything else.
-_SHORT = 2000
+# Such a line in quotes no shell takes for anything else, csh and fish included, old ones neither;
+# and it is short enough for a csh and a dropbear of 2006.
+_PLAIN_LINE = re.compile(r"[ -~]{1,800}")
+_UNQUOTABLE = re.compile(r"[\\!]")
 # An old machine takes its time to hash a kernel, but never this long without a word.
 IDLE_SECONDS = 180.0
 
@@ -160,9 +165,11 @@ class Shell:
         assert self._connection is not None
         raw = script.encode()
         inner = take(len(raw))
-        if len(raw) < _SHORT and not re.search(r"[\\!\n]", script):
-            raw, inner = b"", script
         asks = self._connection.user != "root" and self.node.sudo == "ask"
+        # Where sudo may ask, it is not to run before its mark was seen: what it says would be
+        # taken for sudo's words.
+        if not asks and _PLAIN_LINE.fullmatch(script) and not _UNQUOTABLE.search(script):
+            raw, inner = b"", script
         mark = secrets.token_hex(16)
         if asks:
             inner = f"echo {mark}; {inner}"
@@ -177,8 +184,7 @@ class Shell:
         try:
             channel = self._connection.transport.open_session(timeout=30)
             channel.settimeout(idle)
-            # The login shell, whichever it is, need not stay.
-            channel.exec_command(f"exec {command}")
+            channel.exec_command(command)
             try:
                 if asks:
                     refused = self._become_root(channel, mark, idle)
@@ -248,23 +254,39 @@ def _readable(channel: Any, seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-# How much is sent that the node has not taken yet.
+# How much is sent that the node has not taken yet, if it is so near (seconds there and back).
 _AHEAD = 1 << 19
+_NEAR = 0.005
 
 
 def _hold_back(channel: Any) -> None:
-    """Leave most of the window of an OpenSSH server unused.
+    """Leave most of the window of an OpenSSH server in this room unused.
 
     It gives 2 MiB (CHAN_SES_WINDOW_DEFAULT in its channels.h) and keeps them in a buffer that is
     copied as a whole for every packet by which it grows (sshbuf.c); on a busy machine that costs
     more than all the rest of receiving. It gives more whenever three packets were taken
     (channel_check_window in channels.c, since it gives that much); other servers may wait for half
-    of what they gave, and so are left alone.
+    of what they gave, and so are left alone. Over a long way the window is what makes speed.
     """
-    version = getattr(channel.get_transport(), "remote_version", "")
-    if version.startswith("SSH-2.0-OpenSSH"):
+    transport = channel.get_transport()
+    version = getattr(transport, "remote_version", "")
+    if version.startswith("SSH-2.0-OpenSSH") and _round_trip(transport.sock) < _NEAR:
         with channel.lock:
             channel.out_window_size = min(channel.out_window_size, _AHEAD)
+
+
+def _round_trip(line: Any) -> float:
+    """Return the seconds there and back that the kernel measured on a connection (tcp(7)).
+
+    Infinity where nobody measured: behind a jump host a connection is no socket.
+    """
+    if not isinstance(line, socket.socket):
+        return math.inf
+    with contextlib.suppress(OSError, struct.error):
+        # tcpi_rtt of struct tcp_info (linux/tcp.h), in microseconds.
+        told = line.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return int(struct.unpack_from("=I", told, 68)[0]) / 1e6
+    return math.inf
 
 
 class _Pipe(io.RawIOBase):

@@ -78,7 +78,7 @@ class _Sums:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: dict[str, int] = {}
+        self._found: dict[tuple[Path, str], tuple[tuple[int, ...], int]] = {}
 
     def crc(self, wanted: Wanted) -> int:
         """Return the CRC of what is wanted.
@@ -87,18 +87,31 @@ class _Sums:
         """
         if wanted.source is None:
             return crc(wanted.content or b"")
+        key = wanted.source, wanted.sha256
         with self._lock:
             # Others wait meanwhile: they want the same file.
-            found = self._found.get(wanted.sha256)
-            if found is None:
-                content = _content(wanted.source)
-                if hashlib.sha256(content).hexdigest() != wanted.sha256:
-                    raise FailedError(
-                        f"{wanted.source}: changed since the plan was made",
-                        hint="run the command again to see the new plan",
-                    )
-                found = self._found[wanted.sha256] = crc(content)
+            now = _stamp(wanted.source)
+            before, found = self._found.get(key, ((), 0))
+            if before == now:
+                return found
+            content = _content(wanted.source)
+            if hashlib.sha256(content).hexdigest() != wanted.sha256:
+                raise FailedError(
+                    f"{wanted.source}: changed since the plan was made",
+                    hint="run the command again to see the new plan",
+                )
+            found = crc(content)
+            self._found[key] = now, found
         return found
+
+
+def _stamp(source: Path) -> tuple[int, ...]:
+    """Return what is another after a file was written to."""
+    try:
+        now = source.stat()
+    except OSError as error:
+        raise FailedError(f"{source}: {error.strerror}") from error
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 _SUMS = _Sums()

@@ -514,18 +514,47 @@ def test_little_is_sent_ahead_of_a_slow_reader(server: sshd.Host) -> None:
     assert max(most) <= ssh._AHEAD
 
 
-def test_other_servers_windows_are_taken_as_they_are() -> None:
-    transport = SimpleNamespace(remote_version="SSH-2.0-dropbear_2022.83")
+def test_other_servers_windows_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, other = socket.socketpair()
+    transport = SimpleNamespace(remote_version="SSH-2.0-dropbear_2022.83", sock=near)
     channel = SimpleNamespace(
         get_transport=lambda: transport, out_window_size=1 << 24, lock=threading.Lock()
     )
     ssh._hold_back(channel)
     assert channel.out_window_size == 1 << 24
     transport.remote_version = "SSH-2.0-OpenSSH_4.3"
-    for offered, taken in ((1 << 17, 1 << 17), (1 << 24, ssh._AHEAD)):
-        channel.out_window_size = offered
+    # Nobody measured that way: it may be long.
+    ssh._hold_back(channel)
+    assert channel.out_window_size == 1 << 24
+    for line in (near, other):
+        line.close()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport.sock = socket.create_connection(listener.getsockname())
+        for offered, taken in ((1 << 17, 1 << 17), (1 << 24, ssh._AHEAD)):
+            channel.out_window_size = offered
+            ssh._hold_back(channel)
+            assert channel.out_window_size == taken
+        monkeypatch.setattr(ssh, "_NEAR", 0.0)
+        channel.out_window_size = 1 << 24
         ssh._hold_back(channel)
-        assert channel.out_window_size == taken
+        assert channel.out_window_size == 1 << 24
+        transport.sock.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "on_the_line"),
+    [("echo 'a b'", True), ("echo \\\\", False), ("echo !", False), ("echo a\necho b", False),
+     ("echo é", False), ("echo " + "x" * 800, False)],
+)  # fmt: skip
+def test_what_goes_on_the_command_line(server: sshd.Host, script: str, on_the_line: bool) -> None:
+    def send(pipe: IO[bytes]) -> None:
+        pipe.write(b"more")
+
+    with Shell(node(server)) as shell:
+        found = shell.run(f"{script}; cat /proc/$$/cmdline; cat", label="t", send=send)
+    expected = subprocess.run(["sh", "-c", script], capture_output=True).stdout
+    assert found.out.startswith(expected) and found.out.endswith(b"more")
+    assert (b"dd bs=" in found.out) is not on_the_line
 
 
 def test_the_cheapest_cipher_that_both_sides_have(

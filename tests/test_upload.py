@@ -121,6 +121,12 @@ def test_a_build_that_changed_since_the_plan_is_not_sent(tmp_path: Path) -> None
     with pytest.raises(FailedError, match="source1: changed since the plan was made"):
         write_tar(pipe, plan, STAGE, lambda _: None, packed=False)
     assert not pipe.getvalue()
+    # Nor to the next node, when it was right for the first.
+    (tmp_path / "source1").write_bytes(b"two")
+    sent(plan, packed=False)
+    (tmp_path / "source1").write_bytes(b"2wo")
+    with pytest.raises(FailedError, match="source1: changed since the plan was made"):
+        write_tar(pipe, plan, STAGE, lambda _: None, packed=False)
     (tmp_path / "source1").unlink()
     with pytest.raises(FailedError, match="source1: No such file"):
         write_tar(pipe, plan, STAGE, lambda _: None, packed=False)

@@ -24,7 +24,7 @@ from provision.cluster import Cluster, Node
 from provision.deploy import Target, make_plan
 from provision.facts import Facts
 from provision.journal import rollback
-from provision.plan import Change, Plan, Wanted
+from provision.plan import Change, Plan, Wanted, text_wanted
 
 from .faults import Node_, Tree, digest, without_notes
 from .hosts import CONFIG, MENU_LST, RELEASE
@@ -327,6 +327,24 @@ def test_what_is_written_wrong_is_found(node: Node_, tmp_path: Path, line: str, 
     after = node.tree()
     assert {n: v for n, v in after.items() if "lib/krg-provision" not in n} == before
     assert not staged(after)
+
+
+def test_what_boots_is_moved_file_by_file(node: Node_) -> None:
+    """The first that fails is the last that is tried: their order is one in which all boots."""
+    furnish(node.root)
+    (node.root / "boot/grub/default").write_text("2\n")
+    place = node.root / "usr/local/sbin"
+    place.mkdir()
+    (place / "mv").write_text('#!/bin/sh\necho "$*" >>/run/moves\nexec /usr/bin/mv "$@"\n')
+    (place / "mv").chmod(0o755)
+    paths = ("/boot/grub/default", "/boot/grub/menu.lst", "/boot/grub/custom.cfg")
+    seen = node.facts(list(paths)).files
+    changes = tuple(Change(text_wanted(path, b"new\n"), seen.get(path)) for path in paths)
+    node.apply(Plan("krg1", changes), "", DATE)
+    moves = (node.root / "run/moves").read_text().splitlines()
+    grub = [words[1:] for line in moves if "/boot/grub/" in (words := line.split())[-1]]
+    assert [words[0].rpartition("/")[2] for words in grub] == [p.rpartition("/")[2] for p in paths]
+    assert all(len(words) == 2 for words in grub)
 
 
 def test_more_files_and_directories_than_a_program_is_given(node: Node_, tmp_path: Path) -> None:

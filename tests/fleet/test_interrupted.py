@@ -151,6 +151,20 @@ def test_menu_changed_while_files_are_moved_is_left_alone(host: Hosts, build: Pa
     assert deploy(host, build)[0] == 0
 
 
+def test_a_file_changed_while_others_are_moved_is_left_alone(host: Hosts, build: Path) -> None:
+    node = host.hosts[0]
+    node.path("/usr/local/bin").mkdir(parents=True, exist_ok=True)
+    for name in ("krgadm", "migrate"):
+        node.path(f"/usr/local/bin/{name}").write_text("mine\n")
+    on_move(
+        node, 'case "$*" in *"/krgadm /usr/local/bin/") echo new >/usr/local/bin/migrate ;; esac'
+    )
+    code, out, err = deploy(host, build)
+    assert code == 1, out + err
+    assert "/usr/local/bin/migrate was changed meanwhile; it was left as it is" in out
+    assert node.path("/usr/local/bin/migrate").read_text() == "new\n"
+
+
 def test_interruption_says_which_nodes_are_done(hosts: Hosts, build: Path) -> None:
     slow = hosts.hosts[1]
     on_move(slow, "while [ ! -e /tmp/go ]; do sleep 0.1; done")
