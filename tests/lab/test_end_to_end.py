@@ -157,9 +157,10 @@ def test_legacy_from_a_stock_kernel_to_one_machine_and_back(user: User) -> None:
         assert lab.ssh(1, "cat /boot/grub/menu.lst") == menu
 
 
-def test_grub2_from_a_stock_kernel_to_one_machine_and_back(user: User) -> None:
+@pytest.mark.parametrize("arch", ["x86_64", "i386"])
+def test_grub2_from_a_stock_kernel_to_one_machine_and_back(user: User, arch: str) -> None:
     with scenario("up"):
-        lab = Lab(user, build_for("x86_64"), "grub2", 3)
+        lab = Lab(user, build_for(arch), "grub2", 3)
     stock = lab.stock()
     # With nb_nodes the kernel does not read nbmin: it waits to be started.
     waits = '"noapic nb_nodes=3 nb_nodes_min=9"'
