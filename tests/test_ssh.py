@@ -530,6 +530,7 @@ def test_other_servers_windows_are_taken_as_they_are(monkeypatch: pytest.MonkeyP
         line.close()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         transport.sock = socket.create_connection(listener.getsockname())
+        assert 0 <= ssh._round_trip(transport.sock) < 0.1
         for offered, taken in ((1 << 17, 1 << 17), (1 << 24, ssh._AHEAD)):
             channel.out_window_size = offered
             ssh._hold_back(channel)
