@@ -25,7 +25,7 @@ from lab.test_disk_deploy import Lab
 from provision.lab import agent, evidence, state
 from provision.lab.evidence import Sample
 
-pytestmark = [*needs, pytest.mark.sources, pytest.mark.slow]
+pytestmark = [*needs, pytest.mark.sources]
 
 # Four at once; what each of them is, its own /proc/PID/stat says.
 BUSY = """\
@@ -118,6 +118,7 @@ def scenario(name: str) -> Iterator[None]:
     print(f"{name}: {time.monotonic() - started:.0f} s")
 
 
+@pytest.mark.slow
 def test_legacy_from_a_stock_kernel_to_one_machine_and_back(user: User) -> None:
     with scenario("up"):
         lab = Lab(user, build_for("x86_64"), "legacy", 4)
@@ -157,7 +158,7 @@ def test_legacy_from_a_stock_kernel_to_one_machine_and_back(user: User) -> None:
         assert lab.ssh(1, "cat /boot/grub/menu.lst") == menu
 
 
-@pytest.mark.parametrize("arch", ["x86_64", "i386"])
+@pytest.mark.parametrize("arch", ["x86_64", pytest.param("i386", marks=pytest.mark.slow)])
 def test_grub2_from_a_stock_kernel_to_one_machine_and_back(user: User, arch: str) -> None:
     with scenario("up"):
         lab = Lab(user, build_for(arch), "grub2", 3)
