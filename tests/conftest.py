@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import fault_points
 import mini as _mini
 import pytest
+import sshd
 
 try:
     from hypothesis import settings
@@ -92,3 +93,20 @@ def krg(home: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Host]:
+    """Run a server with an Ed25519 and an RSA key."""
+    place = tmp_path_factory.mktemp("server")
+    with sshd.running(place / "sshd", place / "there", None, "HostKey PLACE/rsa\n") as made:
+        yield made
+
+
+@pytest.fixture
+def server(one_server: sshd.Host, home: Path) -> sshd.Host:
+    """Return a server whose Ed25519 key is known."""
+    (home / ".ssh").mkdir(mode=0o700)
+    line = f"[127.0.0.1]:{one_server.port} {sshd.blob(one_server, 'ed25519')}\n"
+    sshd.known(home).write_text(line)
+    return one_server

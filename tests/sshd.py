@@ -17,6 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from provision.cluster import Node
+from provision.errors import FailedError
+from provision.ssh import Shell
+
 
 @dataclass(frozen=True)
 class Host:
@@ -94,3 +98,33 @@ def running(
     finally:
         process.terminate()
         process.wait(10)
+
+
+def node(server: Host) -> Node:
+    """Return the server as a node."""
+    return Node("krg1", 1, "127.0.0.1", user="root", port=server.port, key=server.key)
+
+
+def known(home: Path) -> Path:
+    """Return the user's own known_hosts."""
+    return home / ".ssh/known_hosts"
+
+
+def blob(server: Host, kind: str) -> str:
+    """Return a public key of the server: its kind, and the key in base64."""
+    file = server.host_key.with_name({"ed25519": "host", "rsa": "rsa"}[kind] + ".pub")
+    return " ".join(file.read_text().split()[:2])
+
+
+def says_hello(of: Node) -> None:
+    """Log in and run a command."""
+    with Shell(of) as shell:
+        assert shell.run("echo hello", label="test").out == b"hello\n"
+
+
+def refused(of: Node) -> FailedError:
+    """Log in where that must fail; return why it did."""
+    with pytest.raises(FailedError) as caught:
+        says_hello(of)
+    assert "\n" not in caught.value.message
+    return caught.value

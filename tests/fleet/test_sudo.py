@@ -76,6 +76,8 @@ with Shell(node) as shell:
         assert done.status == 0, done
         assert done.out.startswith(b"0\\nthe input\\n"), done
         assert b"sudo" in done.out
+        # Not on the command line: what it says would come before sudo was done with.
+        assert b"dd bs=" in done.out
         assert {PASSWORD!r}.encode() not in done.out + done.err
         assert b"KRG_SUDO" not in done.out
 assert "KRG_SUDO_PASSWORD" not in os.environ
