@@ -55,8 +55,9 @@ def node(tmp_path: Path) -> Iterator[Path]:
                     with contextlib.suppress(OSError):
                         link.sendall(data)
 
-    for target in (to_node, to_host):
-        threading.Thread(target=target, daemon=True).start()
+    threads = [threading.Thread(target=target, daemon=True) for target in (to_node, to_host)]
+    for thread in threads:
+        thread.start()
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -67,8 +68,14 @@ def node(tmp_path: Path) -> Iterator[Path]:
     yield directory
     running.kill()
     running.wait()
-    server.close()
+    server.shutdown(socket.SHUT_RDWR)
     os.close(slave)
+    # Both have ended before the descriptors' numbers are free: one that still read would
+    # take what the next test's node says.
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    server.close()
     os.close(master)
 
 
