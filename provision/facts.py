@@ -281,6 +281,7 @@ def parse(raw: bytes, mark: str) -> Facts:
         except ValueError:
             continue
     lists, words, blobs = found.lists, found.words, found.blobs
+    blobs.update(machine_facts.heads(blobs.pop("heads", b"")))
     _add_words(words, blobs)
     versions = {
         name.removeprefix("version "): machine_facts.first_line(said)

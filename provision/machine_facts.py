@@ -55,6 +55,23 @@ def first_line(blob: bytes) -> str:
     return next((line.strip()[:200] for line in lines(blob) if line.strip()), "")
 
 
+# The programs whose first bytes are asked for, as head names them.
+_HEAD = re.compile(
+    rb"(?:^|\n)==> (/sbin/init|/bin/sh|/lib(?:|/[^/\n]{1,100}|64|32)/libc\.so\.6) <==\n"
+)
+
+
+def heads(said: bytes) -> dict[str, bytes]:
+    """Return what head said of programs: by "libc PATH", and of what starts first by "init"."""
+    found: dict[str, bytes] = {}
+    # Between the parts that the names divide it into, and before the empty file's name.
+    parts = _HEAD.split(said.removesuffix(b"\n==> /dev/null <==\n"))
+    for name, content in zip(parts[1::2], parts[2::2], strict=True):
+        path = name.decode("utf-8", "replace")
+        found[f"libc {path}" if path.endswith("/libc.so.6") else "init"] = content
+    return found
+
+
 def _rows(blob: bytes) -> list[tuple[int, str]]:
     """Return (free, mount point) of each line of df -P after its head."""
     found = []

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from provision import boot_entry, boot_facts, deadman
 from provision import facts as _facts
@@ -16,9 +18,9 @@ from provision.data import render
 from provision.errors import FailedError
 from provision.facts import Facts
 from provision.module import Module
-from provision.plan import AREAS, BUILDS, JOURNALS, Plan, area
+from provision.plan import AREAS, BUILDS, JOURNALS, MadeFrom, Plan, area
 from provision.ssh import IDLE_SECONDS, Output, Shell
-from provision.upload import is_worth_packing, write_tar
+from provision.upload import is_worth_packing, lists, write_tar
 
 # Read or asked for by what is decided here, never written: a plan holds as long as they stay.
 READS = (
@@ -63,8 +65,9 @@ def apply_script(
         tops=" ".join(tops),
         areas=_STAGE_AREAS,
         journals=JOURNALS,
-        **{name: _quoted(plan.made_from.word(name)) for name in _DECIDE},
+        **_boot(plan.made_from),
         reads=plan.made_from.files,
+        lists={name: shlex.quote("\n".join(lines)) for name, lines in lists(plan, stage).items()},
         date=date,
         token=token,
         tree=f"/lib/modules/{kernel_release}" if kernel_release else "",
@@ -76,16 +79,33 @@ def apply_script(
         prunes=plan.prunes,
         drops=plan.drops,
         builds=BUILDS,
-        lists=dict(plan.lists),
+        noted=dict(plan.lists),
         retires=plan.retires,
     )
 
 
-_DECIDE = ("kernel", "boot_id", "root_number")
+def _boot(made_from: MadeFrom) -> dict[str, Any]:
+    """Return what tells whether it is still the boot that the plan was made from.
+
+    ``boot`` has files and their digests; without them the kernel and the root device say it.
+    """
+    words = {name: made_from.word(name) for name in ("kernel", "boot_id", "root_number")}
+    kernel, boot_id = words["kernel"], words["boot_id"]
+    boot = []
+    if kernel is not None and boot_id is not None:
+        boot = [
+            (path, hashlib.sha256(f"{word}\n".encode()).hexdigest())
+            for path, word in zip(_BOOT, (kernel, boot_id), strict=True)
+        ]
+        # With another boot it may be another, and not otherwise.
+        words["root_number"] = None
+    return {
+        "boot": boot,
+        **{name: "" if word is None else shlex.quote(word) for name, word in words.items()},
+    }
 
 
-def _quoted(word: str | None) -> str:
-    return "" if word is None else shlex.quote(word)
+_BOOT = ("/proc/sys/kernel/osrelease", "/proc/sys/kernel/random/boot_id")
 
 
 class Session(Shell):

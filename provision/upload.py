@@ -216,7 +216,7 @@ def is_worth_packing(plan: Plan) -> bool:
 def write_tar(
     pipe: IO[bytes], plan: Plan, stage: str, on_sent: Callable[[int], None], *, packed: bool
 ) -> None:
-    """Send the files in their staging places, and before them the lists that check and move.
+    """Send the files in their staging places, and before them the digests of all.
 
     :param pipe: takes a tar.
     :param stage: the name of the staging directories.
@@ -225,9 +225,8 @@ def write_tar(
     :raises FailedError: a file of the build cannot be read.
     """
     out = _Gzip(pipe) if packed else _Plain(pipe)
-    for name, lines in _lists(plan, stage).items():
-        text = "".join(f"{line}\n" for line in lines)
-        _add(out, f"etc/{stage}/{name}", text.encode(), 0o600)
+    sums = "".join(f"{line}\n" for line in _sums(plan, stage))
+    _add(out, f"etc/{stage}/sums", sums.encode(), 0o600)
     for change in plan.changes:
         if change.wanted.sent:
             _add_change(out, change, staged(change, stage).lstrip("/"))
@@ -251,25 +250,34 @@ def _is_early(change: Change, plan: Plan) -> bool:
     return change.place.startswith(EARLY)
 
 
-def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
-    """Return the lines of the lists that the script reads; no word in them holds a blank."""
-    # Of an archive cut off between two members tar says nothing; and of links there are no sums.
+def _sums(plan: Plan, stage: str) -> list[str]:
+    """Return the lines of a list for sha256sum -c; of links there are no sums."""
+    found = [f"{hashlib.sha256().hexdigest()}  /etc/{stage}/{_LAST}"]
+    for change in plan.changes:
+        kind, _, digest = change.wanted.token.partition(":")
+        if kind == "file":
+            found.append(f"{digest}  {staged(change, stage)}")
+    return found
+
+
+def lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
+    """Return the lines of the lists that the script reads; but in "about", no word has a blank.
+
+    :raises FailedError: a file of the build cannot be read, or changed since.
+    """
+    # Of an archive cut off between two members tar says nothing.
     last = f"/etc/{stage}/{_LAST}"
-    sums, copies = [f"{hashlib.sha256().hexdigest()}  {last}"], []
-    sent, crcs = [last], [f"{crc(b'')} 0 {last}"]
+    sent, crcs, copies = [last], [f"{crc(b'')} 0 {last}"], []
     early: list[str] = []
     late: list[str] = []
     directories: set[str] = set()
     for change in plan.changes:
         wanted, place = change.wanted, staged(change, stage)
-        kind, _, digest = wanted.token.partition(":")
         if wanted.copy is not None:
             copies.append(f"{wanted.copy} {place}")
-        if kind == "file":
-            sums.append(f"{digest}  {place}")
-            if wanted.sent:
-                sent.append(place)
-                crcs.append(f"{_SUMS.crc(wanted)} {wanted.size} {place}")
+        if wanted.sent and wanted.token.startswith("file:"):
+            sent.append(place)
+            crcs.append(f"{_SUMS.crc(wanted)} {wanted.size} {place}")
         keep = "yes" if change.backed_up else "no"
         check = "no" if change.theirs else "yes"
         line = f"{place} {change.place} {token_of(change.before)} {wanted.token} {keep} {check}"
@@ -278,11 +286,9 @@ def _lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
         if not wanted.absent:
             directories |= {"/".join(parts[:count]) for count in range(2, len(parts))}
     return {
-        "sums": sums,
         "sent": sent,
         "crcs": crcs,
         "copies": copies,
-        "moves": early + late,
         "early": early,
         "late": late,
         # The deepest first: the order in which they can be removed.

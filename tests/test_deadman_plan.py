@@ -15,7 +15,7 @@ from provision.facts import Facts, Text
 from provision.node import apply_script
 from provision.plan import Plan
 from provision.ssh import Output
-from provision.upload import _lists
+from provision.upload import lists
 
 KERNEL = "2.6.20-krg"
 MENU = (
@@ -161,12 +161,12 @@ def test_busybox_starts_it_by_a_line_of_its_inittab() -> None:
 def test_nothing_is_armed_before_init_starts_the_script() -> None:
     seen = facts((), init="sysv", tool="update-rc.d")
     plan = boot.switch_plan(NODE, planned(seen).switch, seen)
-    lists = _lists(plan, "stage")
-    early, late = ([line.split()[1] for line in lists[name]] for name in ("early", "late"))
+    found = lists(plan, "stage")
+    early, late = ([line.split()[1] for line in found[name]] for name in ("early", "late"))
     assert early == [deadman.SCRIPT]
     assert late == [deadman.ORDER, "/boot/grub/default", "/boot/grub/menu.lst"]
     text = apply_script(plan, KERNEL, "20260101T000000Z", "0" * 16)
-    steps = ('put_in_place "$control/early"', deadman.START, deadman.STARTED, "control/late")
+    steps = ('place "$early"', deadman.START, deadman.STARTED, 'place "$late"')
     assert sorted(steps, key=text.rindex) == list(steps)
     assert ("ran", deadman.START) in plan.about
 

@@ -61,6 +61,9 @@ def ask(*shell: str, root: Path | None = None) -> tuple[Facts, str]:
     return facts.parse(done.stdout, MARK), done.stderr.decode()
 
 
+LIBRARIES = ("lib/libc.so.6", "lib/*/libc.so.6", "lib64/libc.so.6", "lib32/libc.so.6")
+
+
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_this_machine_in_every_shell(shell: tuple[str, ...]) -> None:
     if shutil.which(shell[0]) is None:
@@ -87,6 +90,15 @@ def test_this_machine_in_every_shell(shell: tuple[str, ...]) -> None:
     assert found.modules == names
     if shutil.which("dpkg"):
         assert "dpkg" in found.versions and found.word("dpkg_architecture")
+    heads = {
+        name.removeprefix("libc "): head for name, head in found.blobs.items() if name != "init"
+    }
+    libraries = {path for pattern in LIBRARIES for path in Path("/").glob(pattern)}
+    assert {path for path in heads if path.startswith("/lib")} == {str(p) for p in libraries}
+    for path in libraries:
+        assert heads[str(path)] == path.read_bytes()[:8192]
+    init = next(path for path in (Path("/sbin/init"), Path("/bin/sh")) if path.is_file())
+    assert found.blobs["init"] == init.read_bytes()[:8192]
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
@@ -319,7 +331,7 @@ NOT_OF_EXT3 = {
 
 LINES = st.sampled_from(
     [b"place", b"stat", b"link", b"a" * 64, b"text", b"real", b"reads", b"sealed",
-     b"blob root", b"blob disk", b"blob sys",
+     b"blob root", b"blob disk", b"blob sys", b"blob heads\n==> /sbin/init <==\n",
      b"has", b"blob addresses", b"blob inodes", b"blob version udevadm", b"modules", b"clock",
      b"blob links", b"blob df", b"blob features",
      b"uptime", b"end", MARK.encode(), b"uid", b"grub_type", b"grub_device md0", b"journal"]
@@ -486,6 +498,26 @@ def test_superblock_that_mke2fs_wrote(
     assert (found.superblock.incompat, found.superblock.ro_compat) == (incompat, ro_compat)
     assert found.word("root_uuid") == uuid
     assert found.superblock.has_journal == (options[1] != "ext2")
+
+
+INIT, LIBC = b"/sbin/init", b"/lib/tls/libc.so.6"
+BYTES = st.lists(
+    st.sampled_from([b"\x7fELF", b"\n", b"==> ", b" <==", b"/dev/null", b"\0", b"/sbin/x", b""]),
+    max_size=12,
+).map(b"".join)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([INIT, LIBC]), BYTES), max_size=3, unique_by=lambda x: x[0])
+)
+def test_heads_of_programs(files: list[tuple[bytes, bytes]]) -> None:
+    """As head of GNU and of busybox names them: whatever is in them."""
+    parts = [*files, (b"/dev/null", b"")]
+    said = b"\n".join(b"==> " + name + b" <==\n" + content for name, content in parts)
+    names = {INIT: "init", LIBC: f"libc {LIBC.decode()}"}
+    found = machine_facts.heads(said)
+    assert found == {names[name]: content for name, content in files}
+    assert machine_facts.heads(said[: len(said) // 2]).keys() <= found.keys()
 
 
 def test_what_is_no_superblock() -> None:

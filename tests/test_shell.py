@@ -23,6 +23,7 @@ VALUES = {
     "clear": True,
     "builds": "/var/lib/krg-provision/builds",
     "checks": ["dpkg --dry-run -i /x.deb"],
+    "boot": [("/proc/sys/kernel/osrelease", "0" * 64), ("/proc/x", "0" * 64)],
     "closes": ["20260101T000000Z-0"],
     "date": "20260101T000000Z",
     "dpkg": True,
@@ -39,7 +40,10 @@ VALUES = {
     "packed": True,
     "lines": 20,
     "most": 1000,
-    "lists": {"20250101T000000Z-0": "x"},
+    "lists": dict.fromkeys(
+        ("about", "copies", "crcs", "directories", "early", "emptied", "late", "sent"), "'x y\nz'"
+    ),
+    "noted": {"20250101T000000Z-0": "x"},
     "me": "ann@host:1:0",
     "module": release.load("debian-6.1").module,
     "packaged": False,
@@ -129,6 +133,7 @@ def test_script_made_from_a_template(name: str, running: bool, tmp_path: Path) -
         {}
         if running
         else {
+            "boot": [],
             "reads": [],
             "runs": [],
             "tree": "",

@@ -117,19 +117,19 @@ def test_sums_are_those_of_cksum(tmp_path: Path, contents: list[bytes], size: in
 def test_a_build_that_changed_since_the_plan_is_not_sent(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, [b"one", b"two"])
     (tmp_path / "source1").write_bytes(b"2wo")
-    pipe = io.BytesIO()
     with pytest.raises(FailedError, match="source1: changed since the plan was made"):
-        write_tar(pipe, plan, STAGE, lambda _: None, packed=False)
-    assert not pipe.getvalue()
+        upload.lists(plan, STAGE)
     # Nor to the next node, when it was right for the first.
     (tmp_path / "source1").write_bytes(b"two")
-    sent(plan, packed=False)
+    assert f"{upload.crc(b'two')} 3 " in "\n".join(upload.lists(plan, STAGE)["crcs"])
     (tmp_path / "source1").write_bytes(b"2wo")
     with pytest.raises(FailedError, match="source1: changed since the plan was made"):
-        write_tar(pipe, plan, STAGE, lambda _: None, packed=False)
+        upload.lists(plan, STAGE)
     (tmp_path / "source1").unlink()
     with pytest.raises(FailedError, match="source1: No such file"):
-        write_tar(pipe, plan, STAGE, lambda _: None, packed=False)
+        upload.lists(plan, STAGE)
+    with pytest.raises(FailedError, match="source1: No such file"):
+        sent(plan, packed=False)
 
 
 def test_what_is_small_already_is_not_compressed(tmp_path: Path) -> None:
