@@ -45,7 +45,7 @@ _LIST = "/var/lib/dpkg/info/{}.list"
 OTHERS = (
     "/sbin/init", "/etc/init", "/bin/init", "/bin/sh", "/sbin/openrc-run", "/sbin/runscript",
     "/etc/inittab", "/boot/grub/grubenv", "/boot/grub2/grubenv", "/boot/grub/custom.cfg",
-    "/usr/bin/dpkg", "/etc/grub.d/41_custom", "/etc/udev/rules.d/70-persistent-net.rules",
+    "/etc/grub.d/41_custom", "/etc/udev/rules.d/70-persistent-net.rules",
     # The node's shell makes names out of it. What is started there: deadman.py.
     "/etc/rc[2-5].d/S[0-9][0-9]krg-provision-trial",
     "/etc/systemd/system/sysinit.target.wants/krg-provision-trial.service",

@@ -38,9 +38,11 @@ class Seen:
     target: str | None = None
 
     @property
-    def is_directory(self) -> bool:
-        """Tell whether it is a directory."""
-        return stat.S_ISDIR(self.st_mode)
+    def kind(self) -> str:
+        """Return "file", for a link too, "directory", or "pipe, socket or device"."""
+        if stat.S_ISREG(self.st_mode) or stat.S_ISLNK(self.st_mode):
+            return "file"
+        return "directory" if stat.S_ISDIR(self.st_mode) else "pipe, socket or device"
 
     @property
     def mode(self) -> int:
@@ -281,7 +283,7 @@ def parse(raw: bytes, mark: str) -> Facts:
         except ValueError:
             continue
     lists, words, blobs = found.lists, found.words, found.blobs
-    blobs.update(machine_facts.heads(blobs.pop("heads", b"")))
+    blobs.update(machine_facts.heads(blobs))
     _add_words(words, blobs)
     versions = {
         name.removeprefix("version "): machine_facts.first_line(said)

@@ -56,20 +56,29 @@ def first_line(blob: bytes) -> str:
 
 
 # The programs whose first bytes are asked for, as head names them.
-_HEAD = re.compile(
-    rb"(?:^|\n)==> (/sbin/init|/bin/sh|/lib(?:|/[^/\n]{1,100}|64|32)/libc\.so\.6) <==\n"
-)
+_PROGRAM = r"/sbin/init|/bin/sh|/lib(?:|/[^/\n]{1,100}|64|32)/libc\.so\.6"
+_HEAD = re.compile(rf"(?:^|\n)==> ({_PROGRAM}) <==\n".encode())
 
 
-def heads(said: bytes) -> dict[str, bytes]:
-    """Return what head said of programs: by "libc PATH", and of what starts first by "init"."""
-    found: dict[str, bytes] = {}
-    # Between the parts that the names divide it into, and before the empty file's name.
-    parts = _HEAD.split(said.removesuffix(b"\n==> /dev/null <==\n"))
-    for name, content in zip(parts[1::2], parts[2::2], strict=True):
-        path = name.decode("utf-8", "replace")
-        found[f"libc {path}" if path.endswith("/libc.so.6") else "init"] = content
-    return found
+def heads(blobs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the first bytes of programs: by "libc PATH", and of what starts first by "init".
+
+    :param blobs: "heads" is what head said of all; "head PATH" what dd gave of one.
+    """
+    # What the names divide it into; the empty file comes last.
+    parts = _HEAD.split(blobs.get("heads", b"").removesuffix(b"\n==> /dev/null <==\n"))
+    found = {
+        name.decode("utf-8", "replace"): content
+        for name, content in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    for name, content in blobs.items():
+        kind, _, path = name.partition(" ")
+        if kind == "head" and re.fullmatch(_PROGRAM, path):
+            found[path] = content
+    return {
+        f"libc {path}" if path.endswith("/libc.so.6") else "init": content
+        for path, content in found.items()
+    }
 
 
 def _rows(blob: bytes) -> list[tuple[int, str]]:

@@ -20,7 +20,7 @@ from provision.facts import Facts
 from provision.module import Module
 from provision.plan import AREAS, BUILDS, JOURNALS, MadeFrom, Plan, area
 from provision.ssh import IDLE_SECONDS, Output, Shell
-from provision.upload import is_worth_packing, lists, write_tar
+from provision.upload import are_apart, is_worth_packing, lists, write_tar
 
 # Read or asked for by what is decided here, never written: a plan holds as long as they stay.
 READS = (
@@ -55,6 +55,7 @@ def apply_script(
     stage = _STAGE + token
     tops = sorted({area(change.place) for change in plan.changes} | {JOURNALS, "/etc"})
     others = [name for name in tops if name != "/etc"]
+    found = lists(plan, stage)
     return render(
         "apply.sh.j2",
         stage=stage,
@@ -67,7 +68,8 @@ def apply_script(
         journals=JOURNALS,
         **_boot(plan.made_from),
         reads=plan.made_from.files,
-        lists={name: shlex.quote("\n".join(lines)) for name, lines in lists(plan, stage).items()},
+        lists={name: shlex.quote("\n".join(lines)) for name, lines in found.items()},
+        apart=are_apart(found),
         date=date,
         token=token,
         tree=f"/lib/modules/{kernel_release}" if kernel_release else "",
@@ -87,25 +89,25 @@ def apply_script(
 def _boot(made_from: MadeFrom) -> dict[str, Any]:
     """Return what tells whether it is still the boot that the plan was made from.
 
-    ``boot`` has files and their digests; without them the kernel and the root device say it.
+    ``boot`` says of what is in a file which one, and its digest; without them the kernel says it.
+    A boot_id may come twice, and then the root device may still be another.
     """
     words = {name: made_from.word(name) for name in ("kernel", "boot_id", "root_number")}
-    kernel, boot_id = words["kernel"], words["boot_id"]
-    boot = []
-    if kernel is not None and boot_id is not None:
-        boot = [
-            (path, hashlib.sha256(f"{word}\n".encode()).hexdigest())
-            for path, word in zip(_BOOT, (kernel, boot_id), strict=True)
-        ]
-        # With another boot it may be another, and not otherwise.
-        words["root_number"] = None
+    boot = {
+        what: (f"/proc/sys/kernel/{path}", hashlib.sha256(f"{words[name]}\n".encode()).hexdigest())
+        for name, path, what in _BOOT
+        if words[name] is not None and words["boot_id"] is not None
+    }
     return {
         "boot": boot,
         **{name: "" if word is None else shlex.quote(word) for name, word in words.items()},
     }
 
 
-_BOOT = ("/proc/sys/kernel/osrelease", "/proc/sys/kernel/random/boot_id")
+_BOOT = (
+    ("kernel", "osrelease", "the running kernel"),
+    ("boot_id", "random/boot_id", "the boot (the node was rebooted)"),
+)
 
 
 class Session(Shell):

@@ -278,9 +278,9 @@ def obstacles(planned: Sequence[Change], facts: Facts) -> list[str]:
     wanted = {change.wanted.path for change in planned}
     found = [f"{path} is not a plain file" for path in facts.odd if path in wanted]
     found += [
-        f"{change.place} is a directory"
+        f"{change.place} is a {change.before.kind}"
         for change in planned
-        if isinstance(change.before, Seen) and change.before.is_directory
+        if isinstance(change.before, Seen) and change.before.kind != "file"
     ]
     found += [
         f"{change.wanted.path} leads to {change.place!r}, which is not handled"

@@ -24,6 +24,8 @@ _LEVEL = 1
 # How much of a file is compressed to see what that brings, and what must be left at most.
 _SAMPLE = 64 << 10
 _WORTHWHILE = 0.8
+# How much of lists goes with the script: less than a packet of SSH holds, with the script itself.
+_WITH_SCRIPT = 16 << 10
 # The last member of the archive.
 _LAST = "whole"
 # What the first commands of a plan work on, or the beginning of it.
@@ -216,7 +218,7 @@ def is_worth_packing(plan: Plan) -> bool:
 def write_tar(
     pipe: IO[bytes], plan: Plan, stage: str, on_sent: Callable[[int], None], *, packed: bool
 ) -> None:
-    """Send the files in their staging places, and before them the digests of all.
+    """Send the files in their staging places, and before them the digests of all, and long lists.
 
     :param pipe: takes a tar.
     :param stage: the name of the staging directories.
@@ -225,8 +227,13 @@ def write_tar(
     :raises FailedError: a file of the build cannot be read.
     """
     out = _Gzip(pipe) if packed else _Plain(pipe)
-    sums = "".join(f"{line}\n" for line in _sums(plan, stage))
-    _add(out, f"etc/{stage}/sums", sums.encode(), 0o600)
+    written = {"sums": _sums(plan, stage)}
+    found = lists(plan, stage)
+    if are_apart(found):
+        written.update(found)
+    for name, lines in written.items():
+        text = "".join(f"{line}\n" for line in lines)
+        _add(out, f"etc/{stage}/{name}", text.encode(), 0o600)
     for change in plan.changes:
         if change.wanted.sent:
             _add_change(out, change, staged(change, stage).lstrip("/"))
@@ -296,6 +303,14 @@ def lists(plan: Plan, stage: str) -> Mapping[str, list[str]]:
         "emptied": list(plan.emptied),
         "about": [f"{word} {plain(value)}" for word, value in plan.about],
     }
+
+
+def are_apart(found: Mapping[str, list[str]]) -> bool:
+    """Tell whether lists are so long that they go as files: a shell reads a script piece by piece.
+
+    And the script is not compressed.
+    """
+    return sum(len(line) + 1 for lines in found.values() for line in lines) > _WITH_SCRIPT
 
 
 def _header(out: _Out, member: tarfile.TarInfo) -> None:

@@ -166,7 +166,7 @@ def test_nothing_is_armed_before_init_starts_the_script() -> None:
     assert early == [deadman.SCRIPT]
     assert late == [deadman.ORDER, "/boot/grub/default", "/boot/grub/menu.lst"]
     text = apply_script(plan, KERNEL, "20260101T000000Z", "0" * 16)
-    steps = ('place "$early"', deadman.START, deadman.STARTED, 'place "$late"')
+    steps = ("lines=$early\n", deadman.START, deadman.STARTED, "lines=$late\n")
     assert sorted(steps, key=text.rindex) == list(steps)
     assert ("ran", deadman.START) in plan.about
 

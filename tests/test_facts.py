@@ -48,6 +48,22 @@ def script(known: str = "", paths: Sequence[str] = ("/etc/passwd", "/no/such")) 
     )
 
 
+@pytest.mark.parametrize("shell", [("dash",), ("bash",)], ids=" ".join)
+def test_a_head_without_c(shell: tuple[str, ...], tmp_path: Path) -> None:
+    """As busybox without FEATURE_FANCY_HEAD: what refuses a kernel must not be missing."""
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"needs {shell[0]}: apt-get install dash bash")
+    expected = ask(*shell)[0].blobs
+    stub = tmp_path / "head"
+    stub.write_text("#!/bin/sh\necho 'head: invalid option -- c' >&2\nexit 1\n")
+    stub.chmod(0o755)
+    text = script().replace("PATH=/usr/local/sbin", f"PATH={tmp_path}:/usr/local/sbin", 1)
+    done = subprocess.run([*shell, "-s"], input=text.encode(), capture_output=True, check=True)
+    found = facts.parse(done.stdout, MARK).blobs
+    names = {name for name in expected if name == "init" or name.startswith("libc ")}
+    assert names and {name: found[name] for name in names} == {n: expected[n] for n in names}
+
+
 def ask(*shell: str, root: Path | None = None) -> tuple[Facts, str]:
     """Run the script, in ``root`` if given; return what was understood and what was complained."""
     where = [] if root is None else ["chroot", str(root)]
@@ -515,9 +531,11 @@ def test_heads_of_programs(files: list[tuple[bytes, bytes]]) -> None:
     parts = [*files, (b"/dev/null", b"")]
     said = b"\n".join(b"==> " + name + b" <==\n" + content for name, content in parts)
     names = {INIT: "init", LIBC: f"libc {LIBC.decode()}"}
-    found = machine_facts.heads(said)
+    found = machine_facts.heads({"heads": said})
     assert found == {names[name]: content for name, content in files}
-    assert machine_facts.heads(said[: len(said) // 2]).keys() <= found.keys()
+    assert machine_facts.heads({"heads": said[: len(said) // 2]}).keys() <= found.keys()
+    # What dd gave one by one.
+    assert found == machine_facts.heads({f"head {n.decode()}": c for n, c in files})
 
 
 def test_what_is_no_superblock() -> None:

@@ -23,7 +23,8 @@ VALUES = {
     "clear": True,
     "builds": "/var/lib/krg-provision/builds",
     "checks": ["dpkg --dry-run -i /x.deb"],
-    "boot": [("/proc/sys/kernel/osrelease", "0" * 64), ("/proc/x", "0" * 64)],
+    "apart": False,
+    "boot": {"the boot": ("/proc/sys/kernel/osrelease", "0" * 64), "x": ("/proc/x", "0" * 64)},
     "closes": ["20260101T000000Z-0"],
     "date": "20260101T000000Z",
     "dpkg": True,
@@ -133,7 +134,8 @@ def test_script_made_from_a_template(name: str, running: bool, tmp_path: Path) -
         {}
         if running
         else {
-            "boot": [],
+            "apart": True,
+            "boot": {},
             "reads": [],
             "runs": [],
             "tree": "",
