@@ -12,7 +12,7 @@ import pytest
 from elf_images import driver_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_deploy_cli import elf, make_target, planned, some_facts
+from plans import elf, make_target, planned, some_facts
 
 from kconfig.built import Alias
 from provision import abi_note, artifacts, disk_rules, paths, preflight, vmlinux
@@ -324,7 +324,7 @@ def test_space_and_inodes(tmp_path: Path) -> None:
 
 
 def test_default_entry_is_tested_with_the_boot_entry() -> None:
-    text = (REPOSITORY / "tests/test_deploy_cli.py").read_text()
+    text = (REPOSITORY / "tests/test_deploy_plan.py").read_text()
     assert "--force default-entry" in text
     assert Text(b"", 0o600, 0, 0, MENU).size == 0
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from provision import upload
 from provision.errors import FailedError
+from provision.node import apply_script
 from provision.plan import Change, Plan, Wanted, text_wanted
 from provision.upload import write_tar
 
@@ -130,6 +131,28 @@ def test_a_build_that_changed_since_the_plan_is_not_sent(tmp_path: Path) -> None
         upload.lists(plan, STAGE)
     with pytest.raises(FailedError, match="source1: No such file"):
         sent(plan, packed=False)
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_long_lists_go_as_files(tmp_path: Path, count: int) -> None:
+    """A shell reads a script piece by piece, and takes long over a long one."""
+    plan = plan_of(tmp_path, [b"x"] * count)
+    found = upload.lists(plan, STAGE)
+    with tarfile.open(fileobj=io.BytesIO(sent(plan))) as archive:
+        written = {
+            Path(member.name).name: archive.extractfile(member).read().decode()  # type: ignore[union-attr]
+            for member in archive
+            if member.name.startswith(f"etc/{STAGE}/") and member.name.count("/") == 2
+        }
+    script = apply_script(plan, "2.6.20", "20260101T000000Z", "0123456789abcdef")
+    assert len(script) < 40_000
+    if count == 1:
+        assert written.keys() == {"sums", "whole"}
+        assert all("\n".join(lines) in script for lines in found.values())
+    else:
+        assert written.keys() == {"sums", "whole", *found}
+        assert all(written[name].splitlines() == lines for name, lines in found.items())
+        assert found["late"][-1] not in script
 
 
 def test_what_is_small_already_is_not_compressed(tmp_path: Path) -> None:
