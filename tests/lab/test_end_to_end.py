@@ -216,15 +216,22 @@ def four_busy_processes_are_spread(lab: Lab) -> None:
                seconds=180)  # fmt: skip
 
     def worked() -> list[int]:
-        lines = lab.ssh(1, f"cat {stats}").splitlines()
-        return [int(line.rpartition(")")[2].split()[11]) for line in lines]
+        """Return how long each has run; nothing while one of them is on its way."""
+        lines = [
+            line.rpartition(")")[2].split() for line in lab.ssh(1, f"cat {stats}").splitlines()
+        ]
+        whole = len(lines) == 4 and all(len(words) > 20 for words in lines)
+        return [int(words[11]) for words in lines] if whole else []
 
-    before = worked()
-    wait_until(
-        lambda: all(now > then + 50 for now, then in zip(worked(), before, strict=True)),
-        "all four at work",
-        seconds=60,
-    )
+    before: list[int] = []
+
+    def all_went_on() -> bool:
+        now = worked()
+        if not before:
+            before.extend(now)
+        return bool(now) and all(n > then + 50 for n, then in zip(now, before, strict=True))
+
+    wait_until(all_went_on, "all four at work", seconds=60)
     lab.ssh(1, f"kill -KILL {' '.join(pids)}")
 
 
