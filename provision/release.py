@@ -25,6 +25,7 @@ _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _KEYS = {
     "name",
     "title",
+    "extends",
     "kernel_version",
     "policy",
     "base",
@@ -157,20 +158,44 @@ def load(name: str) -> Release:
 
     :raises InputError: no such release, or the file is wrong; says where.
     """
-    path = Path(name) if name.endswith(".toml") else data_dir("releases") / f"{name}.toml"
-    if not name.endswith(".toml") and not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} is not a release name")
-    try:
-        return _release(tables.read(path, _KEYS), path.parent)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"no release {name}", hint=f"there are: {', '.join(names())}; or name a .toml file"
-        ) from error
+    path = _path(name, Path())
+    return _release(_read(name, path), path.parent)
 
 
 def parse(text: str, where: str) -> Release:
     """Return the Release a TOML text describes; ``where`` names it in errors."""
-    return _release(tables.parse(text, where, _KEYS), Path())
+    return _release(_extended(tables.parse(text, where, _KEYS), Path(), ()), Path())
+
+
+def _path(name: str, beside: Path) -> Path:
+    if name.endswith(".toml"):
+        return beside / name
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name!r} is not a release name")
+    return data_dir("releases") / f"{name}.toml"
+
+
+def _read(name: str, path: Path, chain: tuple[Path, ...] = ()) -> Table:
+    try:
+        raw = tables.read(path, _KEYS)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"no release {name}", hint=f"there are: {', '.join(names())}; or name a .toml file"
+        ) from error
+    return _extended(raw, path.parent, (*chain, path.resolve()))
+
+
+def _extended(raw: Table, beside: Path, chain: tuple[Path, ...]) -> Table:
+    """Return a release with what it takes over from the one that it extends."""
+    base = raw.maybe("extends")
+    if base is None:
+        return raw
+    if "name" not in raw:
+        raise InputError(f"{raw.where}: 'name' is missing; that of {base} is taken")
+    path = _path(base, beside)
+    if path.resolve() in chain:
+        raise InputError(f"{raw.where}: extends itself, by way of {base}")
+    return raw.over(_read(base, path, chain), {"archive", "arch"})
 
 
 def _release(raw: Table, beside: Path) -> Release:

@@ -88,6 +88,13 @@ class Table:
         rows = [Table({"row": row}, f"{self.where}: {key} {n}") for n, row in enumerate(raw, 1)]
         return tuple(row.texts("row") for row in rows)
 
+    def over(self, base: Table, inside: set[str]) -> Table:
+        """Return this table, and of ``base`` what is not in it; of ``inside``, key by key."""
+        found = {**base._raw, **self._raw}
+        for key in inside & self._raw.keys() & base._raw.keys():
+            found[key] = dict(base.table(key)._raw) | dict(self.table(key)._raw)
+        return Table(found, self.where)
+
     def texts_by_key(self) -> dict[str, str]:
         """Return the whole table as texts by key."""
         return {key: self.text(key) for key in self._raw}

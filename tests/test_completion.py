@@ -102,7 +102,7 @@ def test_names_of_commands_and_options(home: Path) -> None:
         (["diskless"], "", plain("render")),
         (["lab", "diskless"], "", plain("up")),
         (["lab", "diskless", "up", "--release"], "kerrighed-2", plain("kerrighed-2.4.4")),
-        (["lab", "up", "--release"], "debian", plain("debian-6.1")),
+        (["lab", "up", "--release"], "debian", plain("debian-6.1", "debian-6.12")),
         (["diskless", "render", "--nodes"], "c", ["file,c"]),
         (["deploy", "--force"], "root-d", plain("root-disk")),
     ],

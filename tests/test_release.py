@@ -43,6 +43,63 @@ def test_default_is_shipped() -> None:
     assert release.DEFAULT in release.names()
 
 
+MORE = """
+name = "more"
+extends = "{base}"
+epoch = 5
+
+[archive.extra]
+files = ["extra.tar.gz"]
+sha256 = "{digest}"
+
+[arch.i386]
+image = "arch/i386/boot/bzImage"
+"""
+
+
+def test_one_that_extends_another(tmp_path: Path) -> None:
+    mini.make(tmp_path / "mini").release.rename(tmp_path / "base.toml")
+    (tmp_path / "more.toml").write_text(MORE.format(base="base.toml", digest="0" * 64))
+    base, more = (release.load(str(tmp_path / name)) for name in ("base.toml", "more.toml"))
+    assert (more.name, more.epoch) == ("more", 5)
+    assert (more.title, more.steps, more.patches) == (base.title, base.steps, base.patches)
+    # By name: what is there is taken over, what is the same replaced as a whole.
+    assert more.archives.keys() == base.archives.keys() | {"extra"}
+    assert more.archives["linux"] == base.archives["linux"]
+    assert more.arches == {
+        **base.arches, "i386": release.Arch("i386", "arch/i386/boot/bzImage", 0, (), {})
+    }  # fmt: skip
+    assert more.identity() != base.identity()
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("more.toml", "extends itself, by way of more.toml"),
+        ("round.toml", "extends itself, by way of more.toml"),
+        ("none.toml", "no release none.toml"),
+        ("none", "no release none"),
+        ("../none", "'../none' is not a release name"),
+        ("bad.toml", "'name' is missing; that of more.toml is taken"),
+    ],
+)
+def test_what_cannot_be_extended(tmp_path: Path, base: str, said: str) -> None:
+    (tmp_path / "round.toml").write_text('name = "round"\nextends = "more.toml"\n')
+    (tmp_path / "bad.toml").write_text('extends = "more.toml"\n')
+    (tmp_path / "more.toml").write_text(MORE.format(base=base, digest="0" * 64))
+    with pytest.raises(InputError, match=release.re.escape(said)):
+        release.load(str(tmp_path / "more.toml"))
+
+
+def test_debians_kernels_differ_in_nothing_but_the_source() -> None:
+    old, new = release.load("debian-6.1"), release.load("debian-6.12")
+    same = {f.name for f in dataclasses.fields(old) if getattr(old, f.name) == getattr(new, f.name)}
+    assert {f.name for f in dataclasses.fields(old)} - same == {
+        "name", "title", "kernel_version", "epoch", "archives"
+    }  # fmt: skip
+    assert old.archives["nodeids"] == new.archives["nodeids"]
+
+
 def test_small_release(text: str) -> None:
     made = release.parse(text, "mini.toml")
     assert made.archives["linux"].files[0] == "linux-mini.tar.gz"
