@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,6 +51,10 @@ _MEMORY = 256 << 20
 _STEP = 1 << 16
 _PIECE = 1 << 20
 _PARTS = 10_000
+# What a block of 8 MiB takes at most in lz4's older format, and more blocks than any file has.
+_LZ4_MOST = (8 << 20) + (8 << 20) // 255 + 16
+_LZ4_BLOCKS = 1_000_000
+_LZ4_FLAGS = {"dictionary": 0x01, "checksum": 0x04, "size": 0x08, "block checksums": 0x10}
 
 
 @dataclass
@@ -151,14 +155,58 @@ def _part(unpacker: Any, data: memoryview, out: bytearray, most: int) -> int:
     return len(data)
 
 
+def _lz4_end(data: memoryview) -> int:
+    """Return where the lz4 data that begins ``data`` ends, or its length if that is not clear.
+
+    lz4 1.10 and later lose some or all of what came before when something else follows, such
+    as the size that stands behind a kernel. Source: lz4_Frame_format.md.
+    """
+    end, steps = 0, iter(range(_LZ4_BLOCKS))
+    while kind_of(data[end:]) == "lz4":
+        found = (_lz4_old if data[end] == 0x02 else _lz4_frame)(data, end, steps)
+        if found is None:
+            return len(data)
+        end = found
+    return end
+
+
+def _lz4_old(data: memoryview, start: int, steps: Iterator[int]) -> int | None:
+    """Return where blocks of the older format end: nothing says so but what follows them."""
+    at = start + 4
+    for _ in steps:
+        size = int.from_bytes(data[at : at + 4], "little")
+        if not 0 < size <= _LZ4_MOST or at + 4 + size > len(data):
+            return at if at > start + 4 else None
+        at += 4 + size
+    return None
+
+
+def _lz4_frame(data: memoryview, start: int, steps: Iterator[int]) -> int | None:
+    """Return where a frame of today ends; None when it is not whole."""
+    flags = bytes(data[start + 4 : start + 5]) or b"\0"
+    has = {name: bool(flags[0] & bit) for name, bit in _LZ4_FLAGS.items()}
+    at = start + 7 + 8 * has["size"] + 4 * has["dictionary"]
+    for _ in steps:
+        if at + 4 > len(data):
+            return None
+        size = int.from_bytes(data[at : at + 4], "little") & 0x7FFFFFFF
+        at += 4
+        if size == 0:
+            at += 4 * has["checksum"]
+            return at if at <= len(data) else None
+        at += size + 4 * has["block checksums"]
+    return None
+
+
 def _by_program(data: memoryview, kind: str, budget: Budget, most: int) -> Unpacked:
     tool = TOOLS[kind]
+    end = _lz4_end(data) if kind == "lz4" else len(data)
     # Variables such as LZOP would give the program options of their own.
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     started = time.monotonic()
     try:
         with tempfile.TemporaryFile(prefix="krg-packed-") as file:
-            file.write(data)
+            file.write(data[:end])
             file.seek(0)
             process = subprocess.Popen(
                 tool.command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -191,6 +239,6 @@ def _by_program(data: memoryview, kind: str, budget: Budget, most: int) -> Unpac
         trouble = _too_much(most)
     elif process.returncode and spent >= limit:
         trouble = f"{tool.command[0]} took more than {limit:.0f} s"
-    elif process.returncode:
+    elif process.returncode or end < len(data):
         trouble = f"{kind} data that is damaged, ends too early, or has something behind it"
     return Unpacked(out[:most], trouble)
