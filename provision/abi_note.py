@@ -11,12 +11,20 @@ import functools
 import re
 import struct
 from io import BytesIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from elftools.elf.segments import NoteSegment
 
 # Where an ELF header names its table of sections, by class: offset, then size, count and index.
 _SECTIONS = {1: (32, 4, 46), 2: (40, 8, 58)}
 # Where it says how many segments there are, and more than any library has.
 _SEGMENTS = {1: 44, 2: 56}
 _MOST_SEGMENTS = 64
+# What facts.sh sends; the size of the note, alone in its segment, and what it says beyond that.
+_SENT = 8192
+_NOTE = 32
+_SINCE_GLIBC_2_26 = (3, 2, 0)
 
 
 def elf_bits(head: bytes) -> int | None:
@@ -26,12 +34,30 @@ def elf_bits(head: bytes) -> int | None:
     return {1: 32, 2: 64}.get(head[4]) if len(head) > 4 else None
 
 
+def _noted(segment: NoteSegment) -> tuple[int, int, int] | None:
+    for note in segment.iter_notes():
+        if note["n_name"] == "GNU" and note["n_type"] == "NT_GNU_ABI_TAG":
+            found = note["n_desc"]
+            version = (found["abi_major"], found["abi_minor"], found["abi_tiny"])
+            known = found["abi_os"] == "ELF_NOTE_OS_LINUX" and max(version) < 10_000
+            return version if known else None
+    return None
+
+
+def _not_sent(segment: NoteSegment) -> tuple[int, int, int] | None:
+    """Return what a note says that stands far from the beginning, by what may stand there."""
+    is_it = (segment["p_filesz"], segment["p_align"]) == (_NOTE, 4)
+    return _SINCE_GLIBC_2_26 if is_it else None
+
+
 # The nodes of a cluster mostly have the same library.
 @functools.lru_cache(maxsize=64)
 def least_kernel(head: bytes) -> tuple[int, int, int] | None:
     """Return the version of the oldest kernel that an ELF file says it runs on, or None.
 
-    :param head: the file's first bytes; its notes stand among them.
+    :param head: the file's first bytes. Up to Debian 12 the note stands there; Debian 13's
+        linker puts it at the end. What was linked so is new enough to be of glibc 2.26 or
+        later, and those want Linux 3.2 on every x86.
     """
     from elftools.common.exceptions import ELFError
     from elftools.construct import ConstructError
@@ -51,13 +77,10 @@ def least_kernel(head: bytes) -> tuple[int, int, int] | None:
     try:
         for segment in ELFFile(BytesIO(bytes(cut))).iter_segments("PT_NOTE"):
             assert isinstance(segment, NoteSegment)
-            for note in segment.iter_notes():
-                if note["n_name"] == "GNU" and note["n_type"] == "NT_GNU_ABI_TAG":
-                    found = note["n_desc"]
-                    if found["abi_os"] != "ELF_NOTE_OS_LINUX":
-                        return None
-                    version = (found["abi_major"], found["abi_minor"], found["abi_tiny"])
-                    return version if max(version) < 10_000 else None
+            sent = segment["p_offset"] < max(_SENT, len(head))
+            version = _noted(segment) if sent else _not_sent(segment)
+            if version is not None:
+                return version
     # What pyelftools comes to when offsets and sizes lead anywhere.
     except (ELFError, ConstructError, struct.error, ValueError, LookupError, AttributeError,
             TypeError, ArithmeticError, OSError, MemoryError):  # fmt: skip

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -366,6 +367,24 @@ def test_abi_note(bits: int) -> None:
     for at in range(len(whole)):
         for value in (0, 0x7F, 0xFF):
             abi_note.least_kernel(whole[:at] + bytes([value]) + whole[at + 1 :])
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_abi_note_at_the_end_of_a_library(bits: int) -> None:
+    """As in Debian 13: only the table of segments says where, and it is not sent."""
+    head = elf(bits, (3, 2, 0))
+    # Offset, size and alignment of the only segment.
+    table, form, at = (52, "<I", (4, 16, 28)) if bits == 32 else (64, "<Q", (8, 32, 48))
+
+    def least(offset: int, size: int = 32, align: int = 4) -> tuple[int, int, int] | None:
+        data = bytearray(head.ljust(8192, b"\0"))
+        for place, value in zip(at, (offset, size, align), strict=True):
+            struct.pack_into(form, data, table + place, value)
+        return abi_note.least_kernel(bytes(data))
+
+    assert least(0x1E016C) == least(8192) == (3, 2, 0)
+    # Cut short, another note, or one of the processor's.
+    assert least(8190) is least(0x1E016C, size=36) is least(0x1E016C, align=8) is None
 
 
 @pytest.mark.parametrize("bits", [32, 64])
