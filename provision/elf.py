@@ -78,6 +78,7 @@ def _opened(path: Path) -> Iterator[Any]:
         TypeError,
         ArithmeticError,
         OSError,
+        MemoryError,
     )
     with path.open("rb") as stream:
         try:

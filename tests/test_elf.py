@@ -212,6 +212,17 @@ def test_noise_in_a_module_is_never_a_traceback(tree: Tree) -> None:
             assert tree.prove() == 2
 
 
+def test_a_section_larger_than_any_memory(tree: Tree) -> None:
+    path = tree.module("user")
+    data = bytearray(path.read_bytes())
+    table, size, count = struct.unpack_from("<Q10xHH", data, 40)
+    for at in range(table, table + size * count, size):
+        struct.pack_into("<Q", data, at + 32, 1 << 60)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"user\.ko: not an ELF file, or a damaged one"):
+        tree.prove()
+
+
 def test_no_elf_at_all(tree: Tree) -> None:
     tree.module("user").write_bytes(b"#!/bin/sh\n" * 100)
     with pytest.raises(InputError, match=r"user\.ko: not an ELF file"):
