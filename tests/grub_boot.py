@@ -176,7 +176,9 @@ def legacy(place: Path, package: Path, files: Mapping[str, bytes | None]) -> Mac
         pytest.skip("GRUB Legacy's shell is an i386 program: apt-get install libc6-i386")
     tree = _tree(place, files)
     for name in ("stage1", "stage2", "e2fs_stage1_5"):
-        found = next(package.glob(f"usr/lib/grub/*/{name}"))
+        found = next(package.glob(f"usr/lib/grub/*/{name}"), None)
+        if found is None:
+            pytest.skip("this Debian's package has no GRUB Legacy in it; Debian 12's has")
         shutil.copyfile(found, tree / "boot/grub" / name)
     machine = _disk(place, tree)
     (place / "device.map").write_text(f"(hd0) {machine.image}\n")

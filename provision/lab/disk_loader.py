@@ -30,13 +30,15 @@ SECTOR = 512
 _BOOT_CODE = 440
 # GRUB Legacy keeps the number's file at this size, so that it never has to move a block.
 _SAVED_SIZE = 190
+# Where Debian's package of GRUB Legacy has what is put on the disk.
+_STAGES = "usr/lib/grub/x86_64-pc"
 
 
 def parts(loader: Loader, recipe: dict[str, Any]) -> Path:
     """Return the directory with a boot loader's unpacked packages, fetched once.
 
     :param recipe: disk.toml.
-    :raises MissingError: Debian's archive is out of reach.
+    :raises MissingError: Debian's archive is out of reach, or has no such loader any more.
     """
     packages = [recipe[loader]["package"], *filter(None, [recipe[loader].get("library")])]
     key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
@@ -46,10 +48,16 @@ def parts(loader: Loader, recipe: dict[str, Any]) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         archive = DebianArchive(cache_dir() / "debian")
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".loader-") as scratch:
+            made = Path(scratch) / "made"
             for package in packages:
-                archive.unpack(package, Path(scratch) / "made")
+                archive.unpack(package, made)
+            if loader == "legacy" and not (made / _STAGES / "stage1").is_file():
+                raise MissingError(
+                    f"the package {packages[0]} of this Debian has no GRUB Legacy in it",
+                    hint="Debian 12 is the last that has; --bootloader grub2 works everywhere",
+                )
             try:
-                (Path(scratch) / "made").rename(target)
+                made.rename(target)
             except OSError:
                 if not target.is_dir():
                     raise
@@ -65,7 +73,7 @@ def add_files(tree: Tree, loader: Loader, recipe: dict[str, Any], release: str) 
     tree.add("/boot/grub", directory())
     if loader == "legacy":
         for name in recipe["legacy"]["stages"]:
-            content = (where / "usr/lib/grub/x86_64-pc" / name).read_bytes()
+            content = (where / _STAGES / name).read_bytes()
             tree.add(f"/boot/grub/{name}", regular(content))
         menu = render(
             "lab_menu_lst.j2",
