@@ -42,7 +42,11 @@ def shown(path: Path) -> str:
     done = subprocess.run(
         ["man", "-P", "cat", "-l", path], capture_output=True, text=True, env=env, check=True
     )
-    return re.sub(r".\x08|\x1b\[[0-9;]*m", "", done.stdout)
+    text = re.sub(r".\x08|\x1b\[[0-9;]*m", "", done.stdout)
+    # groff 1.23 begins a line two blanks further in than 1.22.
+    if "\nNAME\n       " in text:
+        text = re.sub(r"^  (?=     )", "", text, flags=re.MULTILINE)
+    return text
 
 
 def commands(group: click.Group = cli, path: str = "") -> Iterator[tuple[str, click.Command]]:

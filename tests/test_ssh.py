@@ -169,8 +169,11 @@ MACs hmac-sha1
 """
 
 
-def test_a_server_of_the_time(home: Path, tmp_path: Path) -> None:
+def test_a_server_of_the_time(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing newer than what OpenSSH 5.1 has; reached by another name in ssh_config."""
+    # It says nothing of the signatures it takes. Today's does, since OpenSSH 9.3 or so rightly.
+    silent = property(lambda _: {}, lambda *_: None)
+    monkeypatch.setattr(paramiko.Transport, "server_extensions", silent, raising=False)
     with sshd.running(tmp_path / "sshd", tmp_path / "there", known(home), OLD) as server:
         key = tmp_path / "key"
         subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", key], check=True)
