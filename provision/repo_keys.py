@@ -24,9 +24,9 @@ from provision.runner import Result, Runner
 _BITS = 3072
 _TIMEOUT = 300.0
 _AGENT_TRIES = 4
-_NO_AGENT = re.compile(r"can't connect to the agent|No agent running")
+_NO_AGENT = re.compile(r"can't connect to the (?:gpg-)?agent|No agent running")
 _ENDS = 10.0  # so long an agent may take to end, seconds
-_SOCKET = 107  # the longest path of a socket, unix(7)
+_SOCKET = 106  # the longest path of a socket that gpg takes; unix(7) has one byte more
 # RFC 4880 9.1 and 9.4, as gpgv's VALIDSIG says them.
 _RSA = "1"
 _WEAK_HASHES = {"1": "MD5", "2": "SHA1", "3": "RIPEMD160"}

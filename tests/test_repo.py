@@ -19,9 +19,10 @@ from conftest import Command
 from debs import deb, manifest
 from repos import needs_tools, one_line, packages, published, tree
 
-from provision import repo, repo_publish
+from provision import repo, repo_keys, repo_publish
 from provision.errors import InputError, KrgError
 from provision.repo_publish import Wishes
+from provision.runner import LocalRunner
 
 pytestmark = needs_tools
 
@@ -323,6 +324,16 @@ def test_the_key_that_nodes_trust_is_gone(krg: Command, store: Path, tmp_path: P
     public = tree(store / "www")
     assert "the key that nodes trust is gone" in one_line(krg("repo", "publish", store), 2)
     assert tree(store / "www") == public
+
+
+@pytest.mark.parametrize("length", [86, 87, 88])
+def test_a_key_where_the_agents_sockets_hardly_fit(length: int) -> None:
+    """Without a directory below /run/user they lie beside the key."""
+    with tempfile.TemporaryDirectory(prefix="krg-", dir="/tmp") as place:
+        home = Path(place) / ("x" * (length - len(place) - 1))
+        assert len(str(home)) == length
+        key = repo_keys.make(LocalRunner(), home)
+        assert repo_keys.made(LocalRunner(), home) == key
 
 
 def test_no_agent_stays(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
