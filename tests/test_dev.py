@@ -87,6 +87,7 @@ esac
 """,
     "apt-get": """#!/bin/sh
 printf 'apt-get %s\\n' "$*" >>"$NOTES"
+case $*:$LACKS in *install*linux-source*:yes) exit 100 ;; esac
 """,
     "sudo": """#!/bin/sh
 exec "$@"
@@ -118,7 +119,7 @@ def demo(tmp_path: Path, home: Path) -> Demo:
     def run(**variables: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         notes.write_text("")
         nobody = "http://127.0.0.1:9"  # discard: nobody listens there
-        env = {"FETCHED": "", "BROKEN": "", "https_proxy": nobody, "no_proxy": ""}
+        env = {"FETCHED": "", "BROKEN": "", "LACKS": "", "https_proxy": nobody, "no_proxy": ""}
         env |= {"NOTES": str(notes), "PYTHON": sys.executable, "KRG_VENV": str(made)}
         # install_packages runs before the environment is on PATH.
         env["PATH"] = f"{made}/bin:{os.environ['PATH']}"
@@ -169,6 +170,16 @@ def test_without_sources_it_says_so_and_takes_debian_s_kernel(demo: Demo, hidden
     assert done.stdout == "ok  kernel booted\n"
     tail = [line.partition("lab ")[2] for line in done.stderr.splitlines()[-3:]]
     assert tail == ["status --name demo", "ssh 1 --name demo", "down --name demo"]
+
+
+@pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="needs Debian")
+def test_a_debian_with_another_kernel_says_so(demo: Demo) -> None:
+    done, called = demo(HIDDEN="2", LACKS="yes")
+    assert done.returncode == 3 and len(called) == 2, done.stderr
+    # A name that is not there is no pattern: linux-source-6.12 is not what was asked for.
+    assert " -o APT::Cmd::Pattern-Only=true " in called[1]
+    last = done.stderr.splitlines()[-1]
+    assert last == "the example is built of Debian 12's kernel, which is not to be had here"
 
 
 def test_a_damaged_archive_is_not_passed_over(demo: Demo, home: Path) -> None:
