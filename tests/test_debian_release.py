@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Another kernel, another module: debian-6.1 built, packaged, checked, like Kerrighed's.
+"""Another kernel, another module: built, packaged, checked, like Kerrighed's.
 
-The build stays in the user's own place, and is what tests/lab/test_debian_release.py boots.
+It is debian-6.1, on Debian 13 debian-6.12. The build stays in the user's own place, and is what tests/lab/test_debian_release.py boots.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from provision.artifacts import Artifacts
 from provision.errors import KrgError
 
 pytestmark = pytest.mark.sources
-NAME = "debian-6.1"
+# The first whose source is here.
+VERSION = next(
+    (v for v in ("6.1", "6.12") if Path(f"/usr/src/linux-source-{v}.tar.xz").exists()), "6.1"
+)
+NAME = f"debian-{VERSION}"
 # The user's own places, noted before any test gets a home of its own.
 REAL = {name: os.environ[name] for name in os.environ if name.startswith(("XDG_", "HOME"))}
 
@@ -52,9 +56,11 @@ def build() -> Artifacts:
 
 
 def test_the_build(build: Artifacts) -> None:
-    assert re.fullmatch(rf"6\.1\.\d+-{build.build_id}", build.kernel_release)
+    assert re.fullmatch(rf"{re.escape(VERSION)}\.\d+-{build.build_id}", build.kernel_release)
     assert build.manifest["kernel_version"] == build.kernel_release.partition("-")[0]
-    assert build.manifest["sources"]["linux"]["identity"].startswith("debian:linux-source-6.1=")
+    assert build.manifest["sources"]["linux"]["identity"].startswith(
+        f"debian:linux-source-{VERSION}="
+    )
     # Ours and the watchdogs at least, compared with the kernel symbol by symbol.
     assert build.manifest["modules_proven"] >= 3
     module = elf.read_module(build.path(f"lib/modules/{build.kernel_release}/extra/nodeids.ko"))
@@ -88,7 +94,7 @@ def test_its_packages(build: Artifacts, debs: dict[str, Path], tmp_path: Path) -
         f"linux-image-{kernel}", f"linux-image-{kernel}-dbg", f"linux-headers-{kernel}",
         f"nodeids-modules-{kernel}", "nodeids-service",
     }  # fmt: skip
-    assert debs["nodeids-service"].name.startswith(f"nodeids-service_6.1-1+{build.build_id}_")
+    assert debs["nodeids-service"].name.startswith(f"nodeids-service_{VERSION}-1+{build.build_id}_")
     root = tmp_path / "root"
     for name in ("nodeids-service", f"nodeids-modules-{kernel}"):
         subprocess.run(["dpkg-deb", "-x", debs[name], root], check=True)

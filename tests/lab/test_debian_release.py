@@ -26,11 +26,14 @@ def user(tmp_path: Path) -> Iterator[User]:
         made("down", "--name", one["name"])
 
 
-def test_deployed_booted_and_proven(user: User) -> None:
+@pytest.mark.parametrize(
+    "release", ["debian-6.1", pytest.param("debian-6.12", marks=pytest.mark.slow)]
+)
+def test_deployed_booted_and_proven(user: User, release: str) -> None:
     try:
-        build = artifacts.find("debian-6.1", "x86_64")
+        build = artifacts.find(release, "x86_64")
     except InputError as error:
-        pytest.skip(f"{error}; enable with: krg-provision build-kernel --release debian-6.1")
+        pytest.skip(f"{error}; enable with: krg-provision build-kernel --release {release}")
     words = ("--nodes", "1", "--session", "9", "--accel", "tcg", "--bootloader", "grub2")
     begun = user("up", *words, "--artifacts", str(build.directory))
     assert begun.returncode == 0, begun.stderr
