@@ -5,16 +5,17 @@ A build says nowhere what its built-in drivers take (modules.builtin.modinfo, fr
 leaves that out long after). The image does: every PCI driver is a struct pci_driver
 (include/linux/pci.h of Linux 2.6.20: a list head, a pointer to its name, a pointer to its table
 of devices), and the table (struct pci_device_id, include/linux/mod_devicetable.h) ends with an
-entry of zeros. Linux 5.16 added a field to entries, override_only; which size they have is what
-makes sense for more drivers. Only what has a readable name and a table that makes sense to its
-end is taken for a driver.
+entry of zeros. Linux 5.16 added a field to entries, override_only; of later kernels, 6.12 for one,
+the list head is gone. How it is in this one is what makes sense for more drivers. Only what has a
+readable name and a table that makes sense to its end is taken for a driver.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ _ENTRIES = {
     True: (struct.Struct("<6IQ"), struct.Struct("<6IQI4x")),
     False: (struct.Struct("<7I"), struct.Struct("<8I")),
 }
+# How many pointers a struct pci_driver has before its name's: a list head, or none.
+_BEFORE = (2, 0)
 # Longer tables than any driver has.
 _MOST_ENTRIES = 2000
 
@@ -45,14 +48,15 @@ def aliases(vmlinux: Path) -> tuple[Alias, ...]:
     """
     image = data_objects(vmlinux)
     pieces = [_Piece(*piece) for piece in image.pieces]
+    sizes = dict(image.objects)
     tries = []
-    for entry in _ENTRIES[image.wide]:
+    for entry, before in product(_ENTRIES[image.wide], _BEFORE):
         memory = _Memory(pieces, image.wide, entry)
         found: dict[Alias, None] = {}
         for address, size in image.objects:
             # A struct pci_driver has a struct device_driver inside.
             if size >= 20 * memory.pointer:
-                for alias in _driver(memory, address):
+                for alias in _driver(memory, address + before * memory.pointer, sizes):
                     found[alias] = None
         tries.append(tuple(found))
     return max(tries, key=lambda one: len({alias.module for alias in one}))
@@ -74,13 +78,17 @@ class _Memory:
         return b""
 
 
-def _driver(memory: _Memory, address: int) -> Iterator[Alias]:
-    head = memory.at(address, 4 * memory.pointer)
-    if len(head) < 4 * memory.pointer:
+def _driver(memory: _Memory, address: int, sizes: Mapping[int, int]) -> Iterator[Alias]:
+    """Yield what a driver takes; the pointers to its name and its table are at ``address``.
+
+    :param sizes: of objects, by address: much that is no driver begins with a name and a pointer.
+    """
+    head = memory.at(address, 2 * memory.pointer)
+    if len(head) < 2 * memory.pointer:
         return
-    name, table = (memory.word.unpack_from(head, n * memory.pointer)[0] for n in (2, 3))
+    name, table = (memory.word.unpack_from(head, n * memory.pointer)[0] for n in (0, 1))
     match = _NAME.match(memory.at(name, 41)) if name and table else None
-    if match is None:
+    if match is None or table not in sizes or sizes[table] % memory.entry.size:
         return
     text = match[0][:-1].decode("ascii").replace(" ", "_")
     for entry in _table(memory, table):

@@ -8,11 +8,18 @@ from collections.abc import Callable
 
 
 def driver_image(
-    bits: int, change: Callable[[bytearray], None] = lambda _: None, *, recent: bool = False
+    bits: int,
+    change: Callable[[bytearray], None] = lambda _: None,
+    *,
+    recent: bool = False,
+    listed: bool = True,
+    entries: float | None = 3,
 ) -> bytes:
     """Return an ELF file with one section, one struct pci_driver in it, and its symbol.
 
     :param recent: entries of the table are as long as from Linux 5.16 on.
+    :param listed: the driver begins with a list head, as it does not in Linux 6.12.
+    :param entries: how many the table's symbol says that it has; None: it has no symbol.
     """
     wide = bits == 64
     pointer, base = (8, 0x1000) if wide else (4, 0x1000)
@@ -21,15 +28,20 @@ def driver_image(
     more = bytes(pointer) if recent else b""
     table_at, name_at = base + size, base + size + 3 * (entry.size + len(more))
     data = bytearray(size)
-    struct.pack_into("<4Q" if wide else "<4I", data, 0, 0, 0, name_at, table_at)
+    at = 2 * pointer if listed else 0
+    struct.pack_into("<2Q" if wide else "<2I", data, at, name_at, table_at)
     data += entry.pack(0x8086, 0x7111, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0, 1) + more
     data += entry.pack(0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0x010601, 0xFFFFFF, 0) + more
     data += bytes(entry.size) + more + b"some driver\0"
     change(data)
-    symbol = (
-        struct.pack("<IBBHQQ", 0, 1, 0, 1, base, size)
+    objects = [(base, size)]
+    if entries is not None:
+        objects.append((table_at, int(entries * (entry.size + len(more)))))
+    symbol = b"".join(
+        struct.pack("<IBBHQQ", 0, 1, 0, 1, *one)
         if wide
-        else struct.pack("<IIIBBH", 0, base, size, 1, 0, 1)
+        else struct.pack("<IIIBBH", 0, *one, 1, 0, 1)
+        for one in objects
     )
     names = b"\0.data\0.symtab\0.shstrtab\0"
     head = 64 if wide else 52
@@ -40,7 +52,7 @@ def driver_image(
     rows = [
         (0,) * 10,
         (1, 1, 3, base, offsets[0], len(data), 0, 0, 1, 0),
-        (7, 2, 0, 0, offsets[1], len(symbol), 3, 0, 1, len(symbol)),
+        (7, 2, 0, 0, offsets[1], len(symbol), 3, 0, 1, len(symbol) // len(objects)),
         (15, 3, 0, 0, offsets[2], len(names), 0, 0, 1, 0),
     ]
     ident = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)

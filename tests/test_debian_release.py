@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Another kernel, another module: built, packaged, checked, like Kerrighed's.
 
-It is debian-6.1, on Debian 13 debian-6.12. The build stays in the user's own place, and is what tests/lab/test_debian_release.py boots.
+It is debian-6.1, on Debian 13 debian-6.12. The build stays in the user's own place, and is what
+tests/lab/test_debian_release.py boots.
 """
 
 from __future__ import annotations
