@@ -162,12 +162,25 @@ def _lz4_end(data: memoryview) -> int:
     as the size that stands behind a kernel. Source: lz4_Frame_format.md.
     """
     end, steps = 0, iter(range(_LZ4_BLOCKS))
-    while kind_of(data[end:]) == "lz4":
+    while True:
+        if end and (skipped := _lz4_skipped(data, end)) is not None:
+            end = skipped
+        if kind_of(data[end:]) != "lz4":
+            break
         found = (_lz4_old if data[end] == 0x02 else _lz4_frame)(data, end, steps)
         if found is None:
             return len(data)
         end = found
     return end
+
+
+def _lz4_skipped(data: memoryview, start: int) -> int | None:
+    """Return where a frame ends that is for somebody else; None when there is none."""
+    head = bytes(data[start : start + 8])
+    if len(head) < 8 or head[1:4] != b"\x2a\x4d\x18" or head[0] >> 4 != 5:
+        return None
+    end = start + 8 + int.from_bytes(head[4:], "little")
+    return end if end <= len(data) else None
 
 
 def _lz4_old(data: memoryview, start: int, steps: Iterator[int]) -> int | None:
@@ -200,10 +213,10 @@ def _lz4_frame(data: memoryview, start: int, steps: Iterator[int]) -> int | None
 
 def _by_program(data: memoryview, kind: str, budget: Budget, most: int) -> Unpacked:
     tool = TOOLS[kind]
-    end = _lz4_end(data) if kind == "lz4" else len(data)
     # Variables such as LZOP would give the program options of their own.
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     started = time.monotonic()
+    end = _lz4_end(data) if kind == "lz4" else len(data)
     try:
         with tempfile.TemporaryFile(prefix="krg-packed-") as file:
             file.write(data[:end])

@@ -21,9 +21,10 @@ _SECTIONS = {1: (32, 4, 46), 2: (40, 8, 58)}
 # Where it says how many segments there are, and more than any library has.
 _SEGMENTS = {1: 44, 2: 56}
 _MOST_SEGMENTS = 64
-# What facts.sh sends; the size of the note, alone in its segment, and what it says beyond that.
+# What facts.sh sends; the note's size, that of another (a build's id), and what it says beyond.
 _SENT = 8192
 _NOTE = 32
+_BUILD_ID = 36
 _SINCE_GLIBC_2_26 = (3, 2, 0)
 
 
@@ -46,8 +47,8 @@ def _noted(segment: NoteSegment) -> tuple[int, int, int] | None:
 
 def _not_sent(segment: NoteSegment) -> tuple[int, int, int] | None:
     """Return what a note says that stands far from the beginning, by what may stand there."""
-    is_it = (segment["p_filesz"], segment["p_align"]) == (_NOTE, 4)
-    return _SINCE_GLIBC_2_26 if is_it else None
+    size, align = segment["p_filesz"], segment["p_align"]
+    return _SINCE_GLIBC_2_26 if align == 4 and size >= _NOTE and size != _BUILD_ID else None
 
 
 # The nodes of a cluster mostly have the same library.
@@ -57,7 +58,7 @@ def least_kernel(head: bytes) -> tuple[int, int, int] | None:
 
     :param head: the file's first bytes. Up to Debian 12 the note stands there; Debian 13's
         linker puts it at the end. What was linked so is new enough to be of glibc 2.26 or
-        later, and those want Linux 3.2 on every x86.
+        later, and those want at least Linux 3.2 on every x86.
     """
     from elftools.common.exceptions import ELFError
     from elftools.construct import ConstructError

@@ -37,6 +37,7 @@ _KEYS = {
     "module",
     "tools",
 }
+_MOST_BASES = 8
 # What a configuration begins with, as make's targets of these names do.
 BASES = ("defconfig", "allnoconfig")
 _HEX = {"sha256": re.compile(r"[0-9a-f]{64}"), "tree": re.compile(r"[0-9a-f]{40}")}
@@ -168,7 +169,7 @@ def parse(text: str, where: str) -> Release:
 
 
 def _path(name: str, beside: Path) -> Path:
-    if name.endswith(".toml"):
+    if name.endswith(".toml") and "\0" not in name:
         return beside / name
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} is not a release name")
@@ -182,7 +183,9 @@ def _read(name: str, path: Path, chain: tuple[Path, ...] = ()) -> Table:
         raise InputError(
             f"no release {name}", hint=f"there are: {', '.join(names())}; or name a .toml file"
         ) from error
-    return _extended(raw, path.parent, (*chain, path.resolve()))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    return _extended(raw, path.parent, (*chain, path.absolute()))
 
 
 def _extended(raw: Table, beside: Path, chain: tuple[Path, ...]) -> Table:
@@ -192,9 +195,14 @@ def _extended(raw: Table, beside: Path, chain: tuple[Path, ...]) -> Table:
         return raw
     if "name" not in raw:
         raise InputError(f"{raw.where}: 'name' is missing; that of {base} is taken")
+    # A directory that it names is looked for beside this one.
+    if "/" in base:
+        raise InputError(f"{raw.where}: extends {base!r}, which is not beside it")
     path = _path(base, beside)
-    if path.resolve() in chain:
+    if path.absolute() in chain:
         raise InputError(f"{raw.where}: extends itself, by way of {base}")
+    if len(chain) > _MOST_BASES:
+        raise InputError(f"{raw.where}: extends one that extends more than {_MOST_BASES} others")
     return raw.over(_read(base, path, chain), {"archive", "arch"})
 
 

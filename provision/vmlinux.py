@@ -32,6 +32,9 @@ _ENTRIES = {
 }
 # How many pointers a struct pci_driver has before its name's: a list head, or none.
 _BEFORE = (2, 0)
+# Most makers of PCI devices have a number from here on; what a table of HID devices would be read
+# as has not.
+_FIRST_VENDOR = 0x1000
 # Longer tables than any driver has.
 _MOST_ENTRIES = 2000
 
@@ -59,7 +62,13 @@ def aliases(vmlinux: Path) -> tuple[Alias, ...]:
                 for alias in _driver(memory, address + before * memory.pointer, sizes):
                     found[alias] = None
         tries.append(tuple(found))
-    return max(tries, key=lambda one: len({alias.module for alias in one}))
+    return max(tries, key=lambda one: len({alias.module for alias in one if _is_likely(alias)}))
+
+
+def _is_likely(alias: Alias) -> bool:
+    """Tell whether it looks like a PCI device: of other buses' tables, numbers are small."""
+    vendor = alias.pattern.removeprefix("pci:v")[:8]
+    return vendor[:1] == "*" or int(vendor, 16) >= _FIRST_VENDOR
 
 
 class _Memory:

@@ -14,12 +14,14 @@ def driver_image(
     recent: bool = False,
     listed: bool = True,
     entries: float | None = 3,
+    others: int = 0,
 ) -> bytes:
     """Return an ELF file with one section, one struct pci_driver in it, and its symbol.
 
     :param recent: entries of the table are as long as from Linux 5.16 on.
     :param listed: the driver begins with a list head, as it does not in Linux 6.12.
     :param entries: how many the table's symbol says that it has; None: it has no symbol.
+    :param others: how many drivers of HID devices there are besides (struct hid_driver, 64 bits).
     """
     wide = bits == 64
     pointer, base = (8, 0x1000) if wide else (4, 0x1000)
@@ -37,6 +39,13 @@ def driver_image(
     objects = [(base, size)]
     if entries is not None:
         objects.append((table_at, int(entries * (entry.size + len(more)))))
+    for number in range(others):
+        place = base + len(data)
+        # Bus, group, vendor, product, and what the driver keeps with it.
+        ids = b"".join(struct.pack("<HHIIxxxxQ", 3, 0, 0x046D, n, 0) for n in (1, 2, 3)) + bytes(24)
+        objects += [(place, size), (place + size, len(ids))]
+        data += struct.pack("<2Q", place + size + len(ids), place + size).ljust(size, b"\0")
+        data += ids + b"keyboard %03d\0\0\0\0" % number
     symbol = b"".join(
         struct.pack("<IBBHQQ", 0, 1, 0, 1, *one)
         if wide

@@ -7,6 +7,7 @@ import bz2
 import gzip
 import lzma
 import os
+import random
 import shutil
 import struct
 import subprocess
@@ -178,7 +179,13 @@ def test_what_follows_lz4_is_kept_from_the_program(command: list[str], tmp_path:
     data = (tmp_path / "packed").read_bytes()
     assert packed.unpack(data, "lz4") == (text, "")
     assert packed.unpack(data * 3, "lz4") == (text * 3, "")
-    for behind in (struct.pack("<I", len(text)), bytes(100), os.urandom(50_000) + b"signature"):
+    # What is for somebody else may stand between.
+    other = b"\x53\x2a\x4d\x18" + struct.pack("<I", 5) + b"other"
+    assert packed.unpack(data + other + data, "lz4") == (text * 2, "")
+    noise = b"\xff" + random.Random(1).randbytes(50_000)
+    for behind in (struct.pack("<I", len(text)), bytes(100), noise + b"signature"):
+        # Not all versions of the program show it.
+        assert packed._lz4_end(memoryview(data + behind)) == len(data)
         found = packed.unpack(data + behind, "lz4")
         assert found.data == text and "something behind it" in found.trouble
     cut = packed.unpack(data[:-20], "lz4")

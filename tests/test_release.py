@@ -79,13 +79,21 @@ def test_one_that_extends_another(tmp_path: Path) -> None:
         ("round.toml", "extends itself, by way of more.toml"),
         ("none.toml", "no release none.toml"),
         ("none", "no release none"),
-        ("../none", "'../none' is not a release name"),
+        ("../none", "extends '../none', which is not beside it"),
+        ("None", "'None' is not a release name"),
+        ("a\\u0000.toml", "is not a release name"),
+        ("loop.toml", "loop.toml: Too many levels of symbolic links"),
+        ("more0.toml", "more7.toml: extends one that extends more than 8 others"),
         ("bad.toml", "'name' is missing; that of more.toml is taken"),
     ],
 )
 def test_what_cannot_be_extended(tmp_path: Path, base: str, said: str) -> None:
     (tmp_path / "round.toml").write_text('name = "round"\nextends = "more.toml"\n')
     (tmp_path / "bad.toml").write_text('extends = "more.toml"\n')
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    for number in range(20):
+        text = f'name = "more"\nextends = "more{number + 1}.toml"\n'
+        (tmp_path / f"more{number}.toml").write_text(text)
     (tmp_path / "more.toml").write_text(MORE.format(base=base, digest="0" * 64))
     with pytest.raises(InputError, match=release.re.escape(said)):
         release.load(str(tmp_path / "more.toml"))
