@@ -40,10 +40,18 @@ class _Member(tarfile.TarInfo):
             raise _ReadError(f"at byte {tarfile.offset}: {error}") from error
 
 
+def _open(archive: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(archive, "r|*", tarinfo=_Member)
+    except TypeError as error:
+        # What tarfile comes to when gzip data ends within its head.
+        raise _ReadError("it ends at once") from error
+
+
 @contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(archive, "r|*", tarinfo=_Member) as tar:
+        with _open(archive) as tar:
             yield tar
     except InputError:
         raise

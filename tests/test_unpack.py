@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from provision import unpack
@@ -185,6 +185,9 @@ def test_garbage_in_the_middle(good: Path, tmp_path: Path) -> None:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=2000))
+@example(data=b"\x1f\x8b\x08")
+@example(data=b"\x1f\x8b\x08\x04\0\0\0\0\0\0\1")
+@example(data=b"\x1f\x8b\x08\x08\0\0\0\0\0\0name")
 def test_noise_is_never_a_traceback(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
