@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -313,18 +314,26 @@ def test_a_host_that_stops_answering_midway(
             os.kill(pid, signal.SIGCONT)
 
 
-def test_what_is_finished_is_kept_when_interrupted(server: sshd.Host) -> None:
+def test_what_is_finished_is_kept_when_interrupted(
+    server: sshd.Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nodes = [replace(node(server), name=f"krg{number}") for number in range(1, 5)]
-    waiting = threading.Event()
+    begun = threading.Event()
+    results: list[futures.Future[str]] = []
     found = []
+
+    def as_completed(given: tuple[futures.Future[str], ...]) -> Iterator[futures.Future[str]]:
+        results.extend(given)
+        begun.set()
+        return futures.as_completed(given)
+
+    monkeypatch.setattr("provision.fleet.as_completed", as_completed)
 
     def work(of: Node) -> str:
         if of.name == "krg4":
-            assert waiting.wait(30)
+            assert begun.wait(30) and not futures.wait(results[:3], 30).not_done
             os.kill(os.getpid(), signal.SIGINT)
             return "late"
-        if of.name == "krg3":
-            waiting.set()
         return of.name
 
     with pytest.raises(KeyboardInterrupt), fleet(nodes, 4) as among:
