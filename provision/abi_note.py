@@ -58,7 +58,7 @@ def least_kernel(head: bytes) -> tuple[int, int, int] | None:
 
     :param head: the file's first bytes. Up to Debian 12 the note stands there; Debian 13's
         linker puts it at the end. What was linked so is new enough to be of glibc 2.26 or
-        later, and those want at least Linux 3.2 on every x86.
+        later, and those want at least Linux 3.2 on every x86 (glibc's NEWS of 2.26).
     """
     from elftools.common.exceptions import ELFError
     from elftools.construct import ConstructError
